@@ -1,0 +1,1 @@
+"""The benchmark tool: from a suite of questions to records and a report."""

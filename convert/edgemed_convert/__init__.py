@@ -1,0 +1,1 @@
+"""The convert tool: from a fine-tuned model to a checked GGUF pack."""

@@ -1,0 +1,304 @@
+"""The process that owns llama.cpp. Started by `client.py`; a crash in here never ends the app.
+
+Reads requests from one pipe, writes replies to another, and watches one shared byte: the stop.
+"""
+
+import codecs
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgemed import machine, operating_system
+from edgemed.engine import kernels, prefix_state
+from edgemed.engine.chat_template import ChatTemplate, without_oldest_turn
+from edgemed.engine.llama import ContextFull, Llama, Stopped, llama_cpp_build
+from edgemed.engine.messages import (
+    AdapterFile,
+    AdapterRequest,
+    AskRequest,
+    ChatMessage,
+    Done,
+    Failure,
+    LastWords,
+    LoadRequest,
+    Reading,
+    Ready,
+    Rendered,
+    Rendering,
+    Reply,
+    Request,
+    StopReason,
+    Text,
+    TurnsLeftOut,
+)
+from edgemed.engine.threads import FixedThreads, ThreadController
+from edgemed.errors import EdgemedError, ModelUnsupported, QuestionTooLong
+
+SPIN_COUNT = "1000"
+"""Bounds how long a thread of libgomp spins for the others: ≤ 5 % on an idle machine, > 4x on a busy one."""
+_LOOK_WHILE_IDLE_SECONDS = 1.0
+
+
+def main(requests: Connection, replies: Connection, stop_byte: Any, load_request: bytes) -> None:
+    """Load one model, then answer until the pipe closes."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when libgomp loads, with llama_cpp
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort must not start a debugger
+    operating_system.ignore_termination_signals()
+    operating_system.send_stderr_to_null()
+    operating_system.lower_priority_for_memory_pressure()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    request = msgspec.msgpack.decode(load_request, type=LoadRequest)
+    if request.forbid_sockets:
+        from edgemed.offline import forbid_sockets
+
+        forbid_sockets()
+    child = _Child(replies, request, ctypes.addressof(stop_byte))
+    try:
+        if child.load():
+            child.serve(requests)
+    except BrokenPipeError:
+        return  # the parent is gone
+    except Exception as error:
+        # The type only: a message could quote the question.
+        child.send(LastWords(type(error).__name__))
+        raise
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _Child:
+    def __init__(self, replies: Connection, request: LoadRequest, stop_byte_address: int) -> None:
+        self._replies = replies
+        self._encoder = msgspec.msgpack.Encoder()
+        self._request = request
+        self._stop_byte_address = stop_byte_address
+        self._load_monitor = machine.OtherProcessesLoad()
+        self._threads = (
+            FixedThreads(request.threads)
+            if request.threads
+            else ThreadController(machine.physical_cores(), self._load_monitor.sample)
+        )
+        self._read_text = ""
+        """The rendered text of the conversation so far, last answer included."""
+        self._read_ids: list[int] = []
+        """Its token ids as they were read and written."""
+
+    def send(self, reply: Reply) -> None:
+        self._replies.send_bytes(self._encoder.encode(reply))
+
+    def fail(self, error: EdgemedError) -> None:
+        self.send(Failure(kind=type(error).__name__, message=error.message, hint=error.hint))
+
+    def load(self) -> bool:
+        started = time.perf_counter()
+        try:
+            _report_last_words(self.send)
+            self._build = llama_cpp_build()
+            proved = kernels.recall(Path(self._request.kernels_file), self._build, self._request.model_sha256)
+            self._kernels: kernels.Kernels = "plain" if self._request.plain_kernels else proved or "full"
+            self._llama = Llama(
+                self._request, self._threads, self._stop_byte_address, plain_kernels=self._kernels == "plain"
+            )
+            self._template = self._make_template()
+            self._use_adapter(self._request.adapter)
+            with contextlib.suppress(Stopped):
+                self._llama.warm_up(prove_kernels=proved is None)
+        except EdgemedError as error:
+            self.fail(error)
+            return False
+        seconds = time.perf_counter() - started
+        self.send(Ready(load_seconds=seconds, llama_cpp_build=self._build, kernels=self._kernels))
+        return True
+
+    def serve(self, requests: Connection) -> None:
+        decoder = msgspec.msgpack.Decoder(Request)
+        while True:
+            # Looking at the load while the person types, so that the first batch has the right threads.
+            while not requests.poll(_LOOK_WHILE_IDLE_SECONDS):
+                self._threads.look()
+            try:
+                request = decoder.decode(requests.recv_bytes())
+            except EOFError:
+                return
+            try:
+                if isinstance(request, AskRequest):
+                    self._answer(request)
+                elif isinstance(request, AdapterRequest):
+                    self._use_adapter(request.adapter)
+                    self.send(Ready(load_seconds=0.0, llama_cpp_build=self._build))
+            except EdgemedError as error:
+                self.fail(error)
+
+    def _make_template(self) -> ChatTemplate:
+        source = self._llama.chat_template() or self._request.chat_template
+        if not source:
+            raise ModelUnsupported(
+                f"{Path(self._request.model_path).name} has no chat template: it cannot be used for chat.",
+                hint="Name its template in the manifest (chat_template), or export the model again with it.",
+            )
+        texts = [
+            "" if token is None else self._llama.text_of(token)
+            for token in (self._llama.bos_token, self._llama.eos_token)
+        ]
+        return ChatTemplate(source, self._llama, bos_text=texts[0], eos_text=texts[1])
+
+    def _use_adapter(self, adapter: AdapterFile | None) -> None:
+        self._llama.use_adapter(adapter)
+        self._read_text = ""
+        scale = "" if adapter is None else f"{adapter.sha256}*{adapter.scale}"
+        self._identity = [self._request.model_sha256, scale, self._build, self._kernels]
+        self._prefixes: dict[tuple[ChatMessage, ...], list[int]] = {}
+
+    # One answer.
+
+    def _answer(self, request: AskRequest) -> None:
+        started = time.perf_counter()
+        text, prompt, prefix = self._fit(request)
+        reused = 0
+        stop_reason: StopReason = "cancelled"
+        generated: list[int] = []
+        first_at = last_at = prefilled_at = 0.0
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        written: list[str] = []
+        llama = self._llama
+        try:
+            reused = self._reuse(prompt, prefix)
+            self._read_prompt(prompt, prefix)
+            prefilled_at = time.perf_counter()
+            stop_reason = "length"
+            room = min(request.max_tokens, llama.context_length - len(prompt))
+            for token in llama.write(request.sampling, request.seed, room):
+                last_at = time.perf_counter()
+                first_at = first_at or last_at
+                generated.append(token)
+                if piece := decoder.decode(llama.bytes_of(token)):
+                    written.append(piece)
+                    self.send(Text(piece, len(generated)))
+            if len(generated) < room:
+                stop_reason = "end_of_turn"
+        except Stopped:
+            stop_reason = "cancelled"
+        except ContextFull:
+            stop_reason = "length"
+        if rest := decoder.decode(b"", final=True):
+            written.append(rest)
+            self.send(Text(rest, len(generated)))
+        self._read_text = text + "".join(written) if prefilled_at else ""
+        self._read_ids = prompt + generated
+        self.send(
+            Done(
+                stop_reason=stop_reason,
+                prompt_tokens=len(prompt),
+                reused_tokens=reused,
+                generated_tokens=len(generated),
+                prefill_seconds=(prefilled_at or time.perf_counter()) - started,
+                decode_seconds=last_at - first_at,
+                threads=self._threads.threads,
+            )
+        )
+
+    def _fit(self, request: AskRequest) -> tuple[str, list[int], list[int]]:
+        """Return the rendered text, its ids and the ids of the shared prefix, oldest turns left out."""
+        self.send(Rendering())
+        messages, left_out = list(request.messages), 0
+        reserve = min(request.max_tokens, self._llama.context_length // 4)
+        while True:
+            text = self._template.render(messages)
+            prompt = self._template.continued_ids(
+                self._read_ids, self._read_text, text
+            ) or self._template.token_ids(text)
+            if len(prompt) + reserve <= self._llama.context_length:
+                break
+            shorter = without_oldest_turn(messages)
+            if shorter is None:
+                raise QuestionTooLong(
+                    f"The question needs {len(prompt)} tokens, and the model can take "
+                    f"{self._llama.context_length - reserve}.",
+                    hint="Ask a shorter question, or use a longer context: --context-length.",
+                )
+            left_out += 1
+            messages = shorter
+        prefix = self._prefix_ids(messages)
+        self.send(Rendered())
+        if left_out:
+            self.send(TurnsLeftOut(left_out))
+        if prompt[: len(prefix)] != prefix or len(prefix) >= len(prompt):
+            prefix = []
+        return text, prompt, prefix
+
+    def _prefix_ids(self, messages: list[ChatMessage]) -> list[int]:
+        system = tuple(message for message in messages[:-1] if message.role == "system")
+        if not system:
+            return []
+        if system not in self._prefixes:
+            ids = self._template.shared_prefix_ids(system)
+            self._prefixes = {system: ids if len(ids) >= prefix_state.MINIMUM_TOKENS else []}
+        return self._prefixes[system]
+
+    def _reuse(self, prompt: list[int], prefix: list[int]) -> int:
+        """Take what the KV cache or the saved prefix state already holds; return how many tokens."""
+        kept = self._llama.keep_prefix(prompt)
+        if kept >= len(prefix):
+            return kept
+        folder = Path(self._request.prefix_states_folder)
+        key = prefix_state.state_key(self._identity, prefix)
+        state = prefix_state.load_state(folder, key)
+        if state is None:
+            return kept
+        if self._llama.restore(state, prefix):
+            return len(prefix)
+        prefix_state.forget_state(folder, key)
+        return 0
+
+    def _read_prompt(self, prompt: list[int], prefix: list[int]) -> None:
+        llama = self._llama
+        total = len(prompt)
+        self.send(Reading(len(llama.tokens), total))
+
+        def on_progress(held: int) -> None:
+            self.send(Reading(held, total))
+
+        if len(llama.tokens) < len(prefix):
+            # Read by itself, cold or restored, so that both give the same batches and the same words.
+            llama.read(prefix[len(llama.tokens) :], on_progress)
+            key = prefix_state.state_key(self._identity, prefix)
+            prefix_state.save_state(Path(self._request.prefix_states_folder), key, llama.state())
+        llama.read(prompt[len(llama.tokens) :], on_progress)
+
+
+def _report_last_words(send: Callable[[Reply], None]) -> None:
+    """Tell the parent why llama.cpp aborts, before it does."""
+    import llama_cpp._ggml as ggml
+
+    try:
+        set_callback = ggml.libggml.ggml_set_abort_callback
+    except AttributeError:
+        return
+    callback_type = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+
+    def on_abort(message: bytes | None) -> None:
+        # "/path/of/the/build/file.cpp:123: GGML_ASSERT(…) failed": the path helps nobody.
+        text = (message or b"").decode("utf-8", "replace").replace("\\", "/")
+        send(LastWords(text.rsplit("/", 1)[-1][:300]))
+
+    _kept.append(callback_type(on_abort))
+    set_callback.argtypes, set_callback.restype = [callback_type], ctypes.c_void_p
+    set_callback(_kept[-1])
+
+
+_kept: list[Any] = []
+"""ctypes frees a callback that nobody holds."""

@@ -1,0 +1,209 @@
+"""What the app and the engine's child process say to each other, and what the app sees of an answer.
+
+Frames on the pipe are msgpack, never pickle: a child that a hostile model file took over cannot make the
+parent run code.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from edgemed.engine.kernels import Kernels
+from edgemed.manifest import Sampling
+
+Role = Literal["system", "user", "assistant"]
+StopReason = Literal["end_of_turn", "length", "cancelled", "engine_died"]
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+# What a caller of the engine receives, in this order: TurnsLeftOut?, Reading*, Piece*, Finished.
+
+
+class TurnsLeftOut(msgspec.Struct, frozen=True, tag=True):
+    """The oldest turns did not fit into the context and were not read by the model."""
+
+    turns: int
+    """Question-answer pairs left out."""
+
+
+class Reading(msgspec.Struct, frozen=True, tag=True):
+    """Progress while the prompt is read."""
+
+    read_tokens: int
+    """Tokens of the prompt that are in the KV cache by now, reused ones included."""
+    prompt_tokens: int
+
+
+class Piece(msgspec.Struct, frozen=True, tag=True):
+    """Newly written text: whole characters only."""
+
+    text: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer, whole or partial, with its measurements."""
+
+    text: str
+    stop_reason: StopReason
+    prompt_tokens: int
+    reused_tokens: int
+    """Prompt tokens that were already in the KV cache or came from a saved prefix state."""
+    generated_tokens: int
+    ttft_seconds: float | None
+    """From the question's arrival to the first non-empty text, prefill included; None if none came."""
+    prefill_seconds: float
+    decode_seconds: float
+    """From the first generated token to the last."""
+    threads: int
+    """Threads in use when the answer ended."""
+    explanation: str = ""
+    """For a person: why the answer is not whole, and what to do; empty when it is."""
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """Always the last event of a question."""
+
+    answer: Answer
+
+
+Event = TurnsLeftOut | Reading | Piece | Finished
+
+
+class Engine(Protocol):
+    """What the app knows of the engine; `tests/fakes.py` has a second implementation."""
+
+    def wait_until_ready(self) -> None:
+        """Block until the model is loaded.
+
+        Raises:
+            ModelError: the model cannot be loaded; the message says why.
+            EngineError: the engine cannot be started.
+        """
+
+    def ask(
+        self, messages: Sequence[ChatMessage], *, max_tokens: int, seed: int | None = None
+    ) -> Iterator[Event]:
+        """Answer the last message of `messages`, which is the user's.
+
+        The death of the engine process raises nothing here: it ends the answer with the stop reason
+        `engine_died`, its text so far and an explanation, and the engine starts again by itself.
+
+        Raises:
+            QuestionTooLong: the question alone does not fit into the context.
+            ModelError: the model cannot be loaded, or cannot be used for chat.
+            EngineError: the engine cannot be started any more.
+        """
+
+    def stop(self) -> None:
+        """End the answer that is being read or written; may be called from any thread or a signal handler."""
+
+    def close(self) -> None:
+        """End the engine process. May be called twice."""
+
+
+# Between the two processes.
+
+
+class AdapterFile(msgspec.Struct, frozen=True):
+    """A LoRA adapter in GGUF form."""
+
+    path: str
+    sha256: str
+    scale: float = 1.0
+
+
+class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the child needs to load a model."""
+
+    model_path: str
+    """The GGUF file, or the first shard of a split one."""
+    model_sha256: str
+    context_length: int
+    threads: int | None
+    """None: follow the cores that are free."""
+    chat_template: str | None
+    """Used when the GGUF carries none."""
+    prefix_states_folder: str
+    kernels_file: str
+    plain_kernels: bool = False
+    """Use no kernels but llama.cpp's plainest: the full ones crashed."""
+    adapter: AdapterFile | None = None
+    forbid_sockets: bool = False
+    """End the child at the first attempt to open a socket (`edgemed doctor --prove-offline`)."""
+
+
+class AskRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Answer this conversation."""
+
+    messages: list[ChatMessage]
+    max_tokens: int
+    sampling: Sampling
+    seed: int
+
+
+class AdapterRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Attach this adapter to the loaded base model, or none."""
+
+    adapter: AdapterFile | None
+
+
+Request = AskRequest | AdapterRequest
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The model is loaded, or the adapter attached."""
+
+    load_seconds: float
+    llama_cpp_build: str
+    kernels: Kernels = "full"
+
+
+class Rendering(msgspec.Struct, frozen=True, tag=True):
+    """The chat template runs now; it is code from outside, so the parent sets it a time limit."""
+
+
+class Rendered(msgspec.Struct, frozen=True, tag=True):
+    """The chat template came to its end."""
+
+
+class Text(msgspec.Struct, frozen=True, tag=True):
+    """Decoded text; `generated_tokens` so far, for the partial answer of a child that dies."""
+
+    text: str
+    generated_tokens: int
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer ended; the parent has its text already."""
+
+    stop_reason: StopReason
+    prompt_tokens: int
+    reused_tokens: int
+    generated_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    threads: int
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A planned error in the child; `kind` is the class in `edgemed.errors` that the parent raises."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+class LastWords(msgspec.Struct, frozen=True, tag=True):
+    """What llama.cpp said just before it aborted the process."""
+
+    text: str
+
+
+Reply = Ready | Rendering | Rendered | TurnsLeftOut | Reading | Text | Done | Failure | LastWords

@@ -1,0 +1,191 @@
+"""What this computer has and what is free of it: cores, memory, disk, battery. The only user of psutil.
+
+Called by the engine's child (threads), by the memory check before a model is loaded, and by the doctor.
+"""
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from edgemed import operating_system
+
+CPU_INFO = Path("/proc/cpuinfo")
+"""Exists on Linux only."""
+_CPUS = Path("/sys/devices/system/cpu")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_CGROUP_V2_FILES = ("memory.max", "memory.current", "inactive_file", "active_file")
+_CGROUP_V1_FILES = (
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_inactive_file",
+    "total_active_file",
+)
+_SHORTEST_SAMPLE_SECONDS = 0.05
+# Guest time is part of user time already. On Windows "system" holds interrupts too.
+_BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
+
+
+# The processor.
+
+
+def physical_cores() -> int:
+    """Return the number of physical cores that this process may use, at least 1."""
+    cpus = _affinity()
+    siblings = [_read(_CPUS / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
+    if siblings and all(siblings):
+        return len(set(siblings))
+    in_all = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return max(1, min(in_all, len(cpus) or in_all))
+
+
+def _affinity() -> list[int]:
+    """Return the logical processors that this process may use; empty when the system does not tell."""
+    if sys.platform in ("linux", "win32"):
+        try:
+            return list(psutil.Process().cpu_affinity() or [])
+        except (psutil.Error, OSError):
+            return []
+    return []
+
+
+def cpu_model() -> str:
+    """Return the processor's (or the board's) name."""
+    names = dict(reversed(list(_cpu_info())))
+    # The boards of Raspberry Pi name themselves in "Model" and have no "model name".
+    named = names.get("model name") or names.get("Model") or operating_system.windows_cpu_model()
+    return named or platform.processor() or platform.machine() or "unknown"
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the instruction sets by Linux's names (`avx2`, `asimddp`); empty when the system does not tell."""
+    for name, value in _cpu_info():
+        if name in ("flags", "Features"):
+            return frozenset(value.lower().split())
+    return operating_system.windows_cpu_features()
+
+
+def _cpu_info() -> Iterator[tuple[str, str]]:
+    for line in (_read(CPU_INFO) or "").splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            yield name.strip(), value.strip()
+
+
+# Memory and disk.
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that programs can still take: the system's, or less in a limited group (cgroup)."""
+    available = psutil.virtual_memory().available
+    return max(0, min([available, *(limit - used for limit, used in _memory_limits())]))
+
+
+def total_memory_bytes() -> int:
+    """Return all memory, or the limit of a limited group (cgroup)."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory_limits())])
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """Yield limit and use of each memory cgroup around this process, inside to outside."""
+    for line in (_read(_OWN_CGROUPS) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, files = _CGROUP_ROOT, _CGROUP_V2_FILES
+        elif "memory" in controllers.split(","):
+            root, files = _CGROUP_ROOT / "memory", _CGROUP_V1_FILES
+        else:
+            continue
+        innermost = root / path.lstrip("/")
+        # Inside a container the path is the host's: only the root of the file system is there.
+        for folder in (innermost, *innermost.parents):
+            if not folder.is_relative_to(root):
+                break
+            pair = _memory_limit(folder, *files)
+            if pair is not None:
+                yield pair
+
+
+def _memory_limit(folder: Path, limit_file: str, use_file: str, *cache: str) -> tuple[int, int] | None:
+    limit, used = _read(folder / limit_file), _read(folder / use_file)
+    if not (limit and used and limit.isdigit() and used.isdigit()):
+        return None  # "max", or the root
+    statistics = dict(line.split(" ", 1) for line in (_read(folder / "memory.stat") or "").splitlines())
+    # Pages of files, such as the model of the last start, give way to new needs.
+    reclaimable = sum(int(statistics.get(name, 0)) for name in cache)
+    return int(limit), max(0, int(used) - reclaimable)
+
+
+def free_disk_bytes(path: Path) -> int:
+    """Return what may still be written to the disk that holds `path`, which need not exist yet."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+# The battery, and the other programs.
+
+
+def battery_percent() -> float | None:
+    """Return the charge of the battery; None without one."""
+    try:
+        battery = psutil.sensors_battery()
+    except (AttributeError, OSError, psutil.Error):
+        return None  # psutil has no function for it where it knows no battery
+    return None if battery is None else float(battery.percent)
+
+
+class OtherProcessesLoad:
+    """Measures how many cores other processes keep busy."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        busy_seconds: Callable[[], float] | None = None,
+        own_seconds: Callable[[], float] = time.process_time,
+    ) -> None:
+        """Start unmeasured; the arguments are for tests."""
+        cpus = _affinity()
+        self._clock = clock
+        self._busy_seconds = busy_seconds or (lambda: _busy_seconds(cpus))
+        self._own_seconds = own_seconds
+        self._before: tuple[float, float, float] | None = None
+
+    def sample(self) -> float | None:
+        """Return the cores (1.02, say) that others kept busy since the last call that gave a number.
+
+        None the first time, sooner than 0.05 s after that call, and when the system does not tell.
+        """
+        try:
+            now = (self._clock(), self._busy_seconds(), self._own_seconds())
+        except (OSError, psutil.Error):
+            return None
+        before, self._before = self._before, now
+        if before is None:
+            return None
+        # Counters may run backwards: idle ticks, a hypervisor's, a processor that was switched off.
+        elapsed, busy, own = (new - old for new, old in zip(now, before, strict=True))
+        if 0 <= elapsed < _SHORTEST_SAMPLE_SECONDS:
+            self._before = before
+            return None
+        return max(0.0, busy - max(0.0, own)) / elapsed if elapsed > 0 else None
+
+
+def _busy_seconds(cpus: list[int]) -> float:
+    """Return the seconds that these logical processors (all, if none are named) were busy since the start."""
+    times = psutil.cpu_times(percpu=True)
+    chosen = [times[cpu] for cpu in cpus if cpu < len(times)] or times
+    return sum(float(getattr(each, field, 0.0)) for each in chosen for field in _BUSY_FIELDS)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

@@ -1,0 +1,127 @@
+"""The model manifest: what one pack holds, as read by machines.
+
+Written by `edgemed models install` and, later, by `edgemed-convert pack`; read by all that loads a model.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgemed.errors import ModelCorrupt
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MODEL_CARD_NAME = "MODEL_CARD.md"
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")]
+ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")]
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Strict and immutable: an unknown field is an error, not a silent loss."""
+
+
+class ModelFile(_Struct, frozen=True, kw_only=True):
+    """One file of the pack."""
+
+    name: FileName
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Sha256
+
+
+class DataSource(_Struct, frozen=True, kw_only=True):
+    """Data the model was trained on, named as its licence asks."""
+
+    name: str
+    source: str
+    license: str
+
+
+class Sampling(_Struct, frozen=True, kw_only=True):
+    """How the model's makers say tokens should be chosen."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=5)] = 0.3
+    """0 always takes the most probable token."""
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 40
+    """0 means no limit."""
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.9
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=5)] = 1.0
+    """1 means none; looks at the last 64 tokens."""
+
+
+class ModelShape(_Struct, frozen=True, kw_only=True):
+    """The numbers that decide how much memory a model needs."""
+
+    architecture: str
+    parameters: Annotated[int, msgspec.Meta(ge=0)]
+    block_count: Annotated[int, msgspec.Meta(ge=0)]
+    embedding_length: Annotated[int, msgspec.Meta(ge=0)]
+    feed_forward_length: Annotated[int, msgspec.Meta(ge=0)]
+    vocabulary_size: Annotated[int, msgspec.Meta(ge=0)]
+    kv_bytes_per_token: Annotated[int, msgspec.Meta(ge=0)]
+    """Bytes of KV cache one token needs in F16, all layers together."""
+
+
+class ModelManifest(_Struct, frozen=True, kw_only=True):
+    """What one model pack holds.
+
+    `files` lists the GGUF file, or the shards of a split one in order; llama.cpp opens the first.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["model", "adapter"] = "model"
+    name: ModelName
+    files: Annotated[list[ModelFile], msgspec.Meta(min_length=1)]
+    shape: ModelShape
+    tensor_types: dict[str, int]
+    """Quantization types really present in the file → number of tensors, as llama.cpp spells them."""
+    context_length: Annotated[int, msgspec.Meta(ge=1)]
+    """Tokens the model was trained to attend to."""
+    license: str | None = None
+    base_model: str | None = None
+    base_sha256: Sha256 | None = None
+    """Of an adapter: the first file of the base model it belongs to."""
+    data: list[DataSource] = []
+    chat_template: str | None = None
+    """Used when the GGUF carries none."""
+    system_prompt: str | None = None
+    """None: the application's own (`prompts.SYSTEM_PROMPT`); "": the model was trained without one."""
+    sampling: Sampling = Sampling()
+    notice: str | None = None
+    """Words that must stand beside everything the model writes."""
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 that names this model: that of its first file."""
+        return self.files[0].sha256
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the size of all files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def read_manifest(path: Path) -> ModelManifest:
+    """Read and check a manifest.
+
+    Raises:
+        ModelCorrupt: the file cannot be read, is no JSON, or breaks the schema.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ModelManifest)
+    except OSError as error:
+        raise ModelCorrupt(
+            f"The manifest {path} cannot be read: {error.strerror}", hint="Copy the model from the kit again."
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelCorrupt(
+            f"The manifest {path} is not valid: {error}", hint="Copy the model from the kit again."
+        ) from error
+
+
+def encode_manifest(manifest: ModelManifest) -> bytes:
+    """Return the manifest as readable UTF-8 JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"

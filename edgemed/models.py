@@ -1,0 +1,807 @@
+"""Installed models and adapters: install, find, verify, choose, remove.
+
+An installed model is a folder `models/NAME` with the GGUF file or its shards, `manifest.json`, and
+`installed.json` (size and modification time of each file, for the cheap check at each start). A folder gets
+its name by one rename when every byte is checked and on the disk, so there are no half-installed models.
+Called by the command line, the doctor, and everything that starts an engine.
+"""
+
+import difflib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edgemed.errors import (
+    EdgemedError,
+    ModelCorrupt,
+    ModelNotFound,
+    ModelUnsupported,
+    StorageError,
+    UsageError,
+)
+from edgemed.gguf_header import (
+    COPY_AGAIN,
+    GGUFHeader,
+    context_length_of,
+    read_shards,
+    shape_of,
+    shard_name,
+    tensor_types,
+)
+from edgemed.manifest import (
+    MANIFEST_NAME,
+    MODEL_CARD_NAME,
+    ModelFile,
+    ModelManifest,
+    encode_manifest,
+    read_manifest,
+)
+from edgemed.operating_system import fsync_file, fsync_folder, lock_file, replace_file
+from edgemed.paths import data_folder, embedded_models_folder, models_folder
+
+Kind = Literal["model", "adapter"]
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+_INSTALLED_NAME = "installed.json"
+_CHOSEN_NAME = ".chosen"
+_LOCK_NAME = ".lock"
+_INCOMING = ".incoming-"
+_CHUNK_BYTES = 4 * 2**20
+_MAX_TEXT_FILE_BYTES = 2**20
+_KEPT_HASHES = 100
+# Left for conversations and logs: a full disk would lose the next answer.
+_SPARE_BYTES = 16 * 2**20
+_INSTALL_AGAIN = "Remove it with `edgemed models remove {name}` and install it again."
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """A model or adapter that can be used: installed, inside edgemed, or named by its path."""
+
+    manifest: ModelManifest
+    folder: Path
+    embedded: bool
+
+    @property
+    def name(self) -> str:
+        """Return the name by which people choose it."""
+        return self.manifest.name
+
+    @property
+    def path(self) -> Path:
+        """Return the file that llama.cpp opens: the only one, or the first shard."""
+        return self.folder / self.manifest.files[0].name
+
+
+@dataclass(frozen=True)
+class DamagedModel:
+    """A folder among the models that holds no usable one, and why."""
+
+    name: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class ModelList:
+    """What is installed; one broken folder never hides the others."""
+
+    models: list[InstalledModel] = field(default_factory=list)
+    damaged: list[DamagedModel] = field(default_factory=list)
+
+
+def list_models(kind: Kind | None = None) -> ModelList:
+    """List the embedded and the installed models, reading manifests only; never fails."""
+    found = ModelList()
+    for folder in _folders(embedded_models_folder(), found):
+        if (folder / MANIFEST_NAME).is_file():
+            _list_folder(folder, found, embedded=True)
+    for folder in _folders(models_folder(), found):
+        _list_folder(folder, found, embedded=False)
+    if kind is None:
+        return found
+    return ModelList([model for model in found.models if model.manifest.kind == kind], found.damaged)
+
+
+def find_model(name_or_path: str | None, kind: Kind = "model") -> InstalledModel:
+    """Find a model by its name or path; None is the chosen one, and without a choice the embedded one.
+
+    A file or folder outside the data folder is hashed, once for each of its states.
+
+    Raises:
+        ModelNotFound: nothing has this name.
+        ModelCorrupt: it is there, but damaged.
+        UsageError: there is no such file, or it is of the other kind.
+    """
+    found = list_models()
+    if name_or_path is None:
+        return _chosen_or_embedded(found, kind)
+    named = _named(found, name_or_path)
+    if named is None:
+        path = Path(name_or_path)
+        with _storage(path):
+            exists = path.exists()
+        if not exists and path.name == name_or_path and path.suffix != ".gguf":
+            raise _not_found(found, name_or_path, kind)
+        named = _model_at(path)
+    if named.manifest.kind != kind:
+        raise UsageError(
+            f"{name_or_path} is {_with_article(named.manifest.kind)}, not {_with_article(kind)}.",
+            hint="`edgemed models list` shows which is which.",
+        )
+    return named
+
+
+def install_model(
+    source: Path, *, name: str | None = None, progress: Progress | None = None
+) -> InstalledModel:
+    """Install a pack folder, a GGUF file, or a split GGUF of which any shard is named.
+
+    Returns the model already there when the same bytes are installed under this name.
+
+    Raises:
+        UsageError: the source is missing, or another model has this name.
+        ModelError: the model is damaged or cannot be used.
+        StorageError: no space, or a disk that fails.
+    """
+    if name is not None and name != _clean_name(name):
+        raise UsageError(
+            f"{name!r} cannot be a model's name.",
+            hint=f"Take letters, digits, dots, dashes: {_clean_name(name)}",
+        )
+    plan = _plan(source, name)
+    folder = models_folder()
+    with _storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _remove_leftovers(folder)
+        same = _same_installed(plan)
+        if same is not None:
+            return same
+        _check_space(folder, plan)
+        target = folder / plan.name
+        _install(plan, target, progress or _no_progress)
+    return InstalledModel(read_manifest(target / MANIFEST_NAME), target, embedded=False)
+
+
+def verify_model(model: InstalledModel, progress: Progress | None = None) -> None:
+    """Read every byte again and compare; a sound model counts as unchanged from now on.
+
+    Raises:
+        ModelCorrupt: names the first file that is not as it should be.
+        StorageError: the disk does not give a file.
+    """
+    done = _Counter(progress or _no_progress, model.manifest.size_bytes)
+    for file in model.manifest.files:
+        path = model.folder / file.name
+        _check_present(path, file, _remedy(model))
+        if _hash_file(path, done) != file.sha256:
+            raise ModelCorrupt(
+                f"{path.name} of {model.name} is damaged: its SHA-256 is not the one in the manifest.",
+                hint=_remedy(model),
+            )
+    if _is_installed(model) and _read_installed(model.folder) != _file_states(model.folder, model.manifest):
+        with _storage(model.folder):
+            _write_atomically(model.folder / _INSTALLED_NAME, _encode_installed(model.folder, model.manifest))
+
+
+def check_unchanged(model: InstalledModel) -> None:
+    """Compare size and modification time with those at installation: cheap enough for each start.
+
+    Raises:
+        ModelCorrupt: a file is missing or changed.
+    """
+    for file in model.manifest.files:
+        _check_present(model.folder / file.name, file, _remedy(model))
+    if _is_installed(model) and _read_installed(model.folder) != _file_states(model.folder, model.manifest):
+        raise ModelCorrupt(
+            f"The files of {model.name} changed since it was installed.",
+            hint=f"Check every byte with `edgemed models verify {model.name}`.",
+        )
+
+
+def remove_model(name: str) -> None:
+    """Delete an installed model, also a damaged one.
+
+    Raises:
+        ModelNotFound: nothing has this name.
+        UsageError: the model is a part of edgemed.
+        StorageError: the disk, or another program that has the model open, refuses.
+    """
+    folder = models_folder()
+    found = list_models()
+    if name not in {path.name for path in _folders(folder, found)}:
+        if _named(found, name, damaged_is_error=False) is not None:
+            raise UsageError(f"{name} is a part of edgemed and cannot be removed.")
+        raise _not_found(found, name, "model")
+    with _locked(folder):
+        _remove_leftovers(folder)
+        with _storage(folder / name, "Close edgemed where the model is in use, then try again."):
+            doomed = folder / f"{_INCOMING}{secrets.token_hex(8)}"
+            # One rename, so that an interrupted removal leaves no half a model.
+            (folder / name).rename(doomed)
+            if _read_chosen() == name:
+                (folder / _CHOSEN_NAME).unlink(missing_ok=True)
+            _delete(doomed)
+            fsync_folder(folder)
+
+
+def use_model(name: str) -> None:
+    """Choose the model that is used when none is named.
+
+    Raises:
+        ModelNotFound: nothing has this name.
+        UsageError: it is an adapter.
+    """
+    found = list_models()
+    model = _named(found, name)
+    if model is None:
+        raise _not_found(found, name, "model")
+    if model.manifest.kind != "model":
+        raise UsageError(f"{name} is an adapter; choose a model.", hint="Adapters are named at each start.")
+    folder = models_folder()
+    with _storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_atomically(folder / _CHOSEN_NAME, f"{name}\n".encode())
+
+
+# Finding.
+
+
+def _folders(parent: Path, found: ModelList) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if not path.name.startswith(".") and path.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        found.damaged.append(DamagedModel(str(parent), f"The folder cannot be read: {error.strerror}."))
+        return []
+
+
+def _list_folder(folder: Path, found: ModelList, *, embedded: bool) -> None:
+    try:
+        manifest = read_manifest(folder / MANIFEST_NAME)
+    except ModelCorrupt as error:
+        found.damaged.append(DamagedModel(folder.name, error.message))
+        return
+    if manifest.name != folder.name:
+        problem = f"Its manifest is that of {manifest.name}."
+    elif any(model.name == manifest.name for model in found.models):
+        problem = "A model inside edgemed has the same name; that one is used."
+    else:
+        found.models.append(InstalledModel(manifest, folder, embedded))
+        return
+    found.damaged.append(DamagedModel(folder.name, problem))
+
+
+def _named(found: ModelList, name: str, *, damaged_is_error: bool = True) -> InstalledModel | None:
+    for model in found.models:
+        if model.name == name:
+            return model
+    for damaged in found.damaged:
+        if damaged.name == name and damaged_is_error:
+            raise ModelCorrupt(
+                f"The model {name} is damaged. {damaged.problem}", hint=_INSTALL_AGAIN.format(name=name)
+            )
+    return None
+
+
+def _chosen_or_embedded(found: ModelList, kind: Kind) -> InstalledModel:
+    if kind == "model":
+        chosen = _named(found, _read_chosen())
+        if chosen is not None and chosen.manifest.kind == kind:
+            return chosen
+    for model in found.models:
+        if model.embedded and model.manifest.kind == kind:
+            return model
+    raise ModelNotFound(f"No {kind} is installed.", hint="Install one with `edgemed models install FILE`.")
+
+
+def _read_chosen() -> str:
+    """Return the chosen name, or nothing: without a choice the embedded model still works."""
+    try:
+        return (models_folder() / _CHOSEN_NAME).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _not_found(found: ModelList, name: str, kind: Kind) -> ModelNotFound:
+    names = [model.name for model in found.models if model.manifest.kind == kind]
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = f"Did you mean {nearest[0]}? " if nearest else ""
+    return ModelNotFound(
+        f"No {kind} is named {name}.", hint=f"{meant}Installed: {', '.join(names) or f'no {kind}'}."
+    )
+
+
+def _model_at(path: Path) -> InstalledModel:
+    """A model used where it lies, outside the data folder."""
+    plan = _plan(path.absolute(), None)
+    cache = _read_hash_cache()
+    files = [
+        ModelFile(name=source.name, size_bytes=_size(source), sha256=_cached_hash(source, cache))
+        for source in plan.sources
+    ]
+    if plan.manifest is not None:
+        _check_hashes(plan.manifest, [file.sha256 for file in files])
+        return InstalledModel(plan.manifest, plan.folder, embedded=False)
+    return InstalledModel(_manifest_of(plan.headers, files, plan.name), plan.folder, embedded=False)
+
+
+# What lies at the source.
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be installed: checked but for its hashes."""
+
+    name: str
+    folder: Path
+    sources: list[Path]
+    target_names: list[str]
+    headers: list[GGUFHeader]
+    manifest: ModelManifest | None
+    """None: a GGUF without one; it is written when the hashes are known."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(header.file_size for header in self.headers)
+
+
+def _plan(source: Path, name: str | None) -> _Plan:
+    with _storage(source):
+        exists = source.exists()
+    if not exists:
+        raise UsageError(f"There is no file or folder {source}.", hint="Check the spelling and the stick.")
+    return _plan_pack(source, name) if source.is_dir() else _plan_file(source, name)
+
+
+def _plan_pack(folder: Path, name: str | None) -> _Plan:
+    if not (folder / MANIFEST_NAME).exists():
+        raise UsageError(
+            f"The folder {folder} has no {MANIFEST_NAME}.", hint="Name the .gguf file in it, or a pack."
+        )
+    _check_plain(folder / MANIFEST_NAME, _MAX_TEXT_FILE_BYTES)
+    manifest = read_manifest(folder / MANIFEST_NAME)
+    names = [file.name for file in manifest.files]
+    # Case counts as equal: on Windows and on sticks it is.
+    if len({file_name.lower() for file_name in names}) < len(names) or not all(
+        file_name.endswith(".gguf") for file_name in names
+    ):
+        raise ModelCorrupt(f"The manifest in {folder} lists files that make no model.", hint=COPY_AGAIN)
+    if manifest.name != _clean_name(manifest.name):
+        raise ModelCorrupt(f"The manifest in {folder} gives the model an unusable name.", hint=COPY_AGAIN)
+    for file in manifest.files:
+        _check_plain(folder / file.name, file.size_bytes)
+        _check_present(folder / file.name, file, COPY_AGAIN)
+    headers = read_shards(folder / names[0])
+    _check_usable(headers)
+    _check_manifest(manifest, headers)
+    return _Plan(
+        name=name or manifest.name,
+        folder=folder,
+        sources=[folder / file_name for file_name in names],
+        target_names=names,
+        headers=headers,
+        manifest=manifest,
+    )
+
+
+def _plan_file(path: Path, name: str | None) -> _Plan:
+    headers = read_shards(path)
+    _check_usable(headers)
+    sources = [header.path for header in headers]
+    stem = sources[0].stem.removesuffix(f"-00001-of-{len(sources):05}") if len(sources) > 1 else path.stem
+    prefix = _clean_name(stem)
+    count = len(sources)
+    return _Plan(
+        name=name or _clean_name(headers[0].text("general.name") or stem),
+        folder=path.parent,
+        sources=sources,
+        target_names=[f"{prefix}.gguf"]
+        if count == 1
+        else [shard_name(prefix, number, count) for number in range(1, count + 1)],
+        headers=headers,
+        manifest=None,
+    )
+
+
+def _check_plain(path: Path, most_bytes: int) -> None:
+    """A pack holds plain files only: a link could lead to any file of this machine."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError as error:
+        raise ModelCorrupt(f"{path.name} is missing in the pack.", hint=COPY_AGAIN) from error
+    except OSError as error:
+        raise _storage_error(error, path) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelCorrupt(
+            f"{path.name} in the pack is a link or a special file, not a plain one.",
+            hint="Copy the files themselves into the pack.",
+        )
+    if status.st_size > most_bytes:
+        raise ModelCorrupt(f"{path.name} is larger than it should be.", hint=COPY_AGAIN)
+
+
+def _check_usable(headers: Sequence[GGUFHeader]) -> None:
+    """Refuse GGUF files that are no models; whether llama.cpp knows the architecture, the engine will say."""
+    first = headers[0]
+    content = first.text("general.type") or "model"
+    if content not in ("model", "adapter"):
+        raise ModelUnsupported(
+            f"{first.path.name} holds no language model but {_plain(content)!r}.",
+            hint="Ask for the model's own .gguf file.",
+        )
+    if not any(header.tensors for header in headers):
+        raise ModelUnsupported(
+            f"{first.path.name} has no weights, only a vocabulary.", hint="Ask for the whole model file."
+        )
+    no_vocabulary = first.text("tokenizer.ggml.model") in ("no_vocab", "none")
+    if content == "model" and (no_vocabulary or not first.length("tokenizer.ggml.tokens")):
+        raise ModelUnsupported(
+            f"{first.path.name} has no vocabulary, so it can neither read nor write text.",
+            hint="Ask for a file that was converted with its tokenizer.",
+        )
+    if content == "model" and not context_length_of(first):
+        raise ModelUnsupported(
+            f"{first.path.name} does not say how long a text the model can read.",
+            hint="Ask for a file with its context length in the metadata.",
+        )
+
+
+def _check_manifest(manifest: ModelManifest, headers: Sequence[GGUFHeader]) -> None:
+    described = _manifest_of(headers, manifest.files, manifest.name)
+    wrong = [
+        key
+        for key in ("kind", "shape", "tensor_types", "context_length")
+        if getattr(manifest, key) != getattr(described, key)
+    ]
+    # An adapter's GGUF has no context length to compare with.
+    if manifest.kind == "adapter" and wrong == ["context_length"]:
+        wrong = []
+    if [header.path.name for header in headers] != [file.name for file in manifest.files]:
+        wrong.append("files")
+    if wrong:
+        raise ModelCorrupt(
+            f"The manifest of {manifest.name} does not fit {headers[0].path.name}: {', '.join(wrong)}.",
+            hint=COPY_AGAIN,
+        )
+
+
+def _manifest_of(headers: Sequence[GGUFHeader], files: list[ModelFile], name: str) -> ModelManifest:
+    first = headers[0]
+    is_adapter = first.text("general.type") == "adapter"
+    license_name = first.text("general.license")
+    base_model = first.text("general.base_model.0.name")
+    return ModelManifest(
+        kind="adapter" if is_adapter else "model",
+        name=name,
+        files=files,
+        shape=shape_of(headers),
+        tensor_types=tensor_types(*headers),
+        # An adapter works at its base model's; the schema wants a number.
+        context_length=context_length_of(first) or 1,
+        license=_plain(license_name) if license_name else None,
+        base_model=_plain(base_model) if base_model else None,
+    )
+
+
+def _clean_name(text: str) -> str:
+    """Return the nearest text that may be the name of a model, a folder and a file on every system."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:80].rstrip("._-")
+    return name or "model"
+
+
+def _plain(text: str) -> str:
+    """Text out of a model file, in one printable line."""
+    return "".join(letter for letter in text if letter.isprintable())[:200]
+
+
+# Installing.
+
+
+def _same_installed(plan: _Plan) -> InstalledModel | None:
+    """Return the model of this name if its bytes are the same.
+
+    Raises:
+        UsageError: another model has the name.
+    """
+    found = list_models()
+    installed = _named(found, plan.name, damaged_is_error=False)
+    if installed is not None:
+        wanted = (
+            [file.sha256 for file in plan.manifest.files]
+            if plan.manifest is not None
+            else [_hash_file(source, _Counter(_no_progress, plan.size_bytes)) for source in plan.sources]
+        )
+        if wanted == [file.sha256 for file in installed.manifest.files]:
+            return installed
+        raise UsageError(
+            f"Another model named {plan.name} is "
+            + ("a part of edgemed." if installed.embedded else "installed already."),
+            hint="Give this one another name with --name"
+            + ("." if installed.embedded else f", or first `edgemed models remove {plan.name}`."),
+        )
+    taken = {path.name.lower() for path in _folders(models_folder(), found)}
+    if plan.name.lower() in taken or any(plan.name == damaged.name for damaged in found.damaged):
+        raise UsageError(
+            f"There is a damaged model or one of nearly the same name as {plan.name}.",
+            hint=f"Give this one another name with --name, or first `edgemed models remove {plan.name}`.",
+        )
+    return None
+
+
+def _check_space(folder: Path, plan: _Plan) -> None:
+    with _storage(folder):
+        free = shutil.disk_usage(folder).free
+    needed = plan.size_bytes + _SPARE_BYTES
+    if free < needed:
+        raise StorageError(
+            f"{plan.name} needs {_megabytes(needed)}, and {folder} has {_megabytes(free)} free.",
+            hint="Delete files or remove a model, or let EDGEMED_HOME name a folder on a larger disk.",
+        )
+
+
+def _install(plan: _Plan, target: Path, progress: Progress) -> None:
+    staged = target.with_name(f"{_INCOMING}{secrets.token_hex(8)}")
+    try:
+        with _storage(staged):
+            staged.mkdir()
+        _fill(plan, staged, progress)
+        with _storage(target):
+            fsync_folder(staged)
+            staged.rename(target)
+            staged = target
+            fsync_folder(target.parent)
+    except BaseException:
+        # Also for Ctrl+C: whatever ended the installation, nothing of it stays.
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def _fill(plan: _Plan, staged: Path, progress: Progress) -> None:
+    done = _Counter(progress, plan.size_bytes)
+    files = []
+    for source, name, header in zip(plan.sources, plan.target_names, plan.headers, strict=True):
+        sha256 = _copy(source, staged / name, header.file_size, done)
+        files.append(ModelFile(name=name, size_bytes=header.file_size, sha256=sha256))
+    # Of the copies: the source may have changed since it was looked at.
+    headers = read_shards(staged / plan.target_names[0])
+    if plan.manifest is None:
+        manifest = _manifest_of(headers, files, plan.name)
+    else:
+        _check_hashes(plan.manifest, [file.sha256 for file in files])
+        manifest = msgspec.structs.replace(plan.manifest, name=plan.name)
+        card = plan.folder / MODEL_CARD_NAME
+        if card.exists():
+            _check_plain(card, _MAX_TEXT_FILE_BYTES)
+            _copy(card, staged / MODEL_CARD_NAME, _size(card), _Counter(_no_progress, 0))
+    with _storage(staged):
+        _write_durably(staged / MANIFEST_NAME, encode_manifest(manifest))
+        _write_durably(staged / _INSTALLED_NAME, _encode_installed(staged, manifest))
+    read_manifest(staged / MANIFEST_NAME)
+
+
+def _copy(source: Path, target: Path, size_bytes: int, done: "_Counter") -> str:
+    """Copy one file to the disk for good and return its SHA-256."""
+    digest = hashlib.sha256()
+    copied = 0
+    # What the source's disk says is a named error already, so every OSError here is the target's.
+    with _storage(target), target.open("xb") as target_file:
+        for chunk in _chunks(source):
+            copied += len(chunk)
+            if copied > size_bytes:
+                break
+            target_file.write(chunk)
+            digest.update(chunk)
+            done.add(len(chunk))
+        if copied != size_bytes:
+            raise ModelCorrupt(f"{source.name} changed while it was copied.", hint="Install it again.")
+        target_file.flush()
+        fsync_file(target_file.fileno())
+    return digest.hexdigest()
+
+
+def _check_hashes(manifest: ModelManifest, hashes: Sequence[str]) -> None:
+    for file, sha256 in zip(manifest.files, hashes, strict=True):
+        if file.sha256 != sha256:
+            raise ModelCorrupt(
+                f"{file.name} is damaged: its SHA-256 is not the one in the manifest.", hint=COPY_AGAIN
+            )
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what an installation left that died; under the lock nobody else is installing."""
+    with _storage(folder):
+        for path in folder.glob(f"{_INCOMING}*"):
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+# The cheap check.
+
+
+def _is_installed(model: InstalledModel) -> bool:
+    """Not embedded and not used where it lies: only those have an `installed.json`."""
+    return not model.embedded and model.folder.parent == models_folder()
+
+
+def _check_present(path: Path, file: ModelFile, hint: str) -> None:
+    try:
+        size_bytes = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ModelCorrupt(f"{path} is missing.", hint=hint) from error
+    except OSError as error:
+        raise _storage_error(error, path) from error
+    if size_bytes != file.size_bytes:
+        raise ModelCorrupt(
+            f"{path} is damaged: it has {size_bytes:,} bytes instead of {file.size_bytes:,}.", hint=hint
+        )
+
+
+def _remedy(model: InstalledModel) -> str:
+    if model.embedded:
+        return "Install edgemed again."
+    return _INSTALL_AGAIN.format(name=model.name) if _is_installed(model) else COPY_AGAIN
+
+
+def _file_states(folder: Path, manifest: ModelManifest) -> dict[str, list[int]]:
+    with _storage(folder):
+        statuses = {file.name: (folder / file.name).stat() for file in manifest.files}
+    return {name: [status.st_size, status.st_mtime_ns] for name, status in statuses.items()}
+
+
+def _encode_installed(folder: Path, manifest: ModelManifest) -> bytes:
+    return json.dumps(_file_states(folder, manifest), indent=2).encode() + b"\n"
+
+
+def _read_installed(folder: Path) -> object:
+    """Return what `installed.json` holds; anything unreadable is simply not equal to the files' state."""
+    try:
+        return json.loads((folder / _INSTALLED_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+# Hashes of files outside the data folder.
+
+
+def _read_hash_cache() -> dict[str, list[object]]:
+    """A lost or broken cache only costs hashing again."""
+    try:
+        cache = json.loads((data_folder() / "file_hashes.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(cache, dict):
+        return {}
+    return {path: entry for path, entry in cache.items() if isinstance(entry, list)}
+
+
+def _cached_hash(path: Path, cache: dict[str, list[object]]) -> str:
+    with _storage(path):
+        status = path.stat()
+    state: list[object] = [status.st_size, status.st_mtime_ns]
+    entry = cache.get(str(path), [])
+    if len(entry) == 3 and entry[:2] == state and re.fullmatch("[0-9a-f]{64}", str(entry[2])):
+        return str(entry[2])
+    sha256 = _hash_file(path, _Counter(_no_progress, status.st_size))
+    cache.pop(str(path), None)
+    cache[str(path)] = [*state, sha256]
+    newest = dict(list(cache.items())[-_KEPT_HASHES:])
+    try:
+        data_folder().mkdir(parents=True, exist_ok=True)
+        _write_atomically(data_folder() / "file_hashes.json", json.dumps(newest).encode())
+    except (OSError, StorageError):
+        pass  # A read-only data folder: hashed again next time.
+    return sha256
+
+
+# Files.
+
+
+class _Counter:
+    def __init__(self, progress: Progress, total_bytes: int) -> None:
+        self._progress = progress
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+
+    def add(self, more_bytes: int) -> None:
+        self._done_bytes += more_bytes
+        self._progress(self._done_bytes, self._total_bytes)
+
+
+def _no_progress(_done_bytes: int, _total_bytes: int) -> None:
+    pass
+
+
+def _hash_file(path: Path, done: _Counter) -> str:
+    digest = hashlib.sha256()
+    for chunk in _chunks(path):
+        digest.update(chunk)
+        done.add(len(chunk))
+    return digest.hexdigest()
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with _storage(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _size(path: Path) -> int:
+    with _storage(path):
+        return path.stat().st_size
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        fsync_file(file.fileno())
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    written = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        _write_durably(written, data)
+        replace_file(written, path)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with _storage(folder), lock_file(folder / _LOCK_NAME):
+        yield
+
+
+@contextmanager
+def _storage(path: Path, hint: str = "") -> Iterator[None]:
+    """Turn what the system says about a file into a named error."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(error, path, hint) from error
+
+
+def _storage_error(error: OSError, path: Path, hint: str = "") -> EdgemedError:
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
+    if error.errno == errno.ENOSPC:
+        return StorageError(
+            f"The disk is full: {named} cannot be written.", hint="Delete files, then try again."
+        )
+    if error.errno == errno.EFBIG:
+        return StorageError(
+            f"The disk takes no file as large as {named}; FAT32 ends at 4 GiB.",
+            hint="Use a split model, or let EDGEMED_HOME name a folder on another disk.",
+        )
+    return StorageError(
+        f"{named} cannot be read or written: {error.strerror or error}.",
+        hint=hint or "Check that the disk or stick is connected, not full, and that you may use the file.",
+    )
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB"
+
+
+def _with_article(kind: Kind) -> str:
+    return "an adapter" if kind == "adapter" else "a model"

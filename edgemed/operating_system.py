@@ -1,0 +1,289 @@
+"""What differs between operating systems, and only that: each function has its Windows twin beside it.
+
+Everything else in edgemed is written for all of them; `tests/test_portability.py` forbids POSIX-only names
+outside this module.
+"""
+
+import contextlib
+import ctypes
+import errno
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from edgemed.errors import StorageError
+
+if sys.platform == "win32":
+    import msvcrt
+    import winreg
+else:
+    import fcntl
+
+_REPLACE_TRIES = 20
+_REPLACE_WAIT_SECONDS = 0.1
+_FIRST_KILLED = 800
+"""Of 1000: the kernel's choice when memory runs out, long before any other program of the user."""
+
+_ILLEGAL_INSTRUCTION = "it needs an instruction that this processor lacks"
+_CRASHES = {
+    "SIGSEGV": "it crashed (signal SIGSEGV)",
+    "SIGABRT": "it crashed (signal SIGABRT)",
+    "SIGFPE": "it crashed (signal SIGFPE)",
+    "SIGBUS": "the model file was changed or removed while it was in use, or its disk failed (signal SIGBUS)",
+    "SIGILL": f"{_ILLEGAL_INSTRUCTION} (signal SIGILL)",
+}
+_OTHER_SIGNALS = {
+    "SIGKILL": "the system stopped it, most often because memory ran out",
+    "SIGTERM": "another program ended it",
+}
+# NTSTATUS codes; an access violation is also what a vanished memory-mapped file gives.
+_WINDOWS_CRASHES = {
+    0xC0000005: "it crashed (0xC0000005, access violation)",
+    0xC0000006: "the model file was changed or removed while it was in use, or its disk failed (0xC0000006)",
+    0xC000001D: f"{_ILLEGAL_INSTRUCTION} (0xC000001D)",
+    0xC00000FD: "it crashed (0xC00000FD, stack overflow)",
+    0xC0000374: "it crashed (0xC0000374, heap corruption)",
+    0xC0000409: "it crashed (0xC0000409, abort)",
+}
+_WINDOWS_OTHERS = {
+    0xC0000017: "memory ran out (0xC0000017)",
+    0xC000012D: "memory ran out (0xC000012D)",
+    0xC000013A: "its window was closed (0xC000013A)",
+}
+# Windows' numbers for what Linux calls by these names (IsProcessorFeaturePresent).
+_WINDOWS_CPU_FEATURES = {
+    "asimd": 19,
+    "ssse3": 36,
+    "sse4_1": 37,
+    "sse4_2": 38,
+    "avx": 39,
+    "avx2": 40,
+    "avx512f": 41,
+    "asimddp": 43,
+}
+
+
+# Files.
+
+
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the system frees it when the process dies, however it dies.
+
+    Raises:
+        StorageError: another edgemed holds it, or the disk cannot lock.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _cannot_lock(path, error) from error
+    try:
+        _lock(descriptor, path)
+        yield
+    finally:
+        # Closing also unlocks. The file stays: to remove it would let two processes lock two files.
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    in_use = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in in_use:
+            raise StorageError(
+                f"{path.name} is in use by another edgemed.",
+                hint=f"Wait until it has finished, or close it, then try again. The file is {path}.",
+            ) from error
+        raise _cannot_lock(path, error) from error
+
+
+def _cannot_lock(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be locked: {error.strerror}.",
+        hint="Use a data folder on a local disk that you may write to: set EDGEMED_HOME.",
+    )
+
+
+def fsync_file(file_descriptor: int) -> None:
+    """Wait until a file's bytes are on the disk. On Windows, too, `os.fsync` is the way."""
+    os.fsync(file_descriptor)
+
+
+def fsync_folder(path: Path) -> None:
+    """Wait until a folder's entries are on the disk. Windows has no call for it."""
+    if sys.platform != "win32":
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some network and FUSE file systems know no fsync of folders.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Put `source` in the place of `target` so that a power cut leaves one of them whole."""
+    if sys.platform == "win32":
+        # Virus scanners hold a new file open for a moment.
+        for _ in range(_REPLACE_TRIES - 1):
+            with contextlib.suppress(PermissionError):
+                source.replace(target)
+                return
+            time.sleep(_REPLACE_WAIT_SECONDS)
+    source.replace(target)
+    fsync_folder(target.parent)
+
+
+# Signals and the ends of processes.
+
+
+def on_termination(handler: Callable[[int], None]) -> None:
+    """Call `handler` with the exit code when the system or a closed window asks this process to end.
+
+    Main thread only. A SIGHUP that was ignored from the start (nohup) stays ignored.
+    """
+
+    def handle(signal_number: int, _frame: FrameType | None) -> None:
+        handler(128 + signal_number)
+
+    if sys.platform == "win32":
+        # Windows gives Python a closed console window as SIGBREAK, like Ctrl+Break.
+        signals = [signal.SIGTERM, signal.SIGBREAK]
+    else:
+        signals = [signal.SIGTERM, signal.SIGHUP]
+    for number in signals:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
+
+
+def ignore_termination_signals() -> None:
+    """Leave Ctrl+C and the wish to end to the parent process. For the engine's child, in its main thread."""
+    if sys.platform == "win32":
+        signals = [signal.SIGINT, signal.SIGBREAK]
+    else:
+        signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """Say in plain words how a child process ended: a clause without capital and full stop.
+
+    Args:
+        exit_code: as `multiprocessing.Process.exitcode` gives it: minus the signal on POSIX.
+    """
+    if exit_code is None:
+        return "it did not end"
+    windows_code = exit_code & 0xFFFFFFFF
+    name = _signal_name(exit_code)
+    words = (
+        _CRASHES.get(name)
+        or _OTHER_SIGNALS.get(name)
+        or _WINDOWS_CRASHES.get(windows_code)
+        or _WINDOWS_OTHERS.get(windows_code)
+    )
+    if words:
+        return words
+    if name:
+        return f"it was ended by signal {name}"
+    shown = f"0x{windows_code:08X}" if windows_code >= 0xC0000000 else str(exit_code)
+    return f"it ended with exit code {shown}"
+
+
+def is_crash(exit_code: int | None) -> bool:
+    """Whether a child ended by a fault of its own code, not by another's will, memory or a plain exit."""
+    if exit_code is None:
+        return False
+    return _signal_name(exit_code) in _CRASHES or exit_code & 0xFFFFFFFF in _WINDOWS_CRASHES
+
+
+def _signal_name(exit_code: int) -> str:
+    """Return the name of the signal that ended a process, or nothing."""
+    if not -64 <= exit_code < 0:
+        return ""
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return str(-exit_code)
+
+
+def lower_priority_for_memory_pressure() -> None:
+    """Let the kernel end this process first when memory runs out: the engine's child, not the app.
+
+    Only Linux can be told; elsewhere this does nothing.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(str(_FIRST_KILLED), encoding="ascii")
+
+
+# Streams and C.
+
+
+def send_stderr_to_null() -> None:
+    """Throw away what this process and its C libraries write to standard output and standard error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(null, descriptor)
+    finally:
+        if null > 2:
+            os.close(null)
+
+
+def utf8_standard_streams() -> None:
+    """Read and write UTF-8 whatever the locale or code page says; output never fails for one character.
+
+    Bytes that are no UTF-8 arrive from standard input as lone surrogates, so that a caller can tell.
+    """
+    for stream, on_error in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "replace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        # None without a console; a test's replacement is no TextIOWrapper.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=on_error)
+
+
+def c_strlen() -> Any:
+    """Return C's `strlen` as a ctypes function: llama.cpp's abort callback, which then needs no Python."""
+    if sys.platform == "win32":
+        return ctypes.cdll.msvcrt.strlen
+    return ctypes.CDLL(None).strlen
+
+
+# What Windows knows of the processor; `machine.py` reads the same from Linux's files.
+
+
+def windows_cpu_model() -> str | None:
+    """Return the processor's name from the registry; None on other systems."""
+    if sys.platform == "win32":
+        try:
+            with winreg.OpenKey(
+                winreg.HKEY_LOCAL_MACHINE, r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+            ) as key:
+                return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
+        except OSError:
+            return None
+    return None
+
+
+def windows_cpu_features() -> frozenset[str]:
+    """Return the processor's features by Linux's names; empty elsewhere, and where Windows is too old."""
+    if sys.platform == "win32":
+        present = ctypes.windll.kernel32.IsProcessorFeaturePresent
+        return frozenset(name for name, number in _WINDOWS_CPU_FEATURES.items() if present(number))
+    return frozenset()

@@ -1,0 +1,1 @@
+"""The training tool: from questions and answers to an adapter."""
