@@ -42,7 +42,7 @@ class Script:
 
 @dataclass
 class FakeEngine:
-    """Implements `edgemed.engine.messages.Engine` without a model; the last script is used again and again."""
+    """Implements `edgemed.engine.messages.Engine` without a model; the last script is used for ever."""
 
     scripts: Sequence[Script | str] = ("I do not know.",)
     delay_seconds: float = 0.0
