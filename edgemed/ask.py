@@ -99,6 +99,6 @@ def ask_once(
         **{**fields, "text": answer.text.strip()},
         model=session.model.name,
         model_sha256=manifest.sha256,
-        adapter=session.adapter and session.adapter.name,
+        adapter=None if session.adapter is None else session.adapter.name,
         notice=manifest.notice,
     )

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -77,6 +77,8 @@ def ask(
         result = ask_once(
             session, text, max_tokens=max_tokens, seed=seed, out=None if as_json else sys.stdout
         )
+    except BrokenPipeError:
+        _end_without_reader()
     finally:
         session.engine.close()
     if as_json:
@@ -115,6 +117,8 @@ def chat(
     session = open_session(model, adapter_name=adapter, context_length=context_length, threads=threads)
     try:
         exit_code = run_line_mode(session, max_tokens=max_tokens)
+    except BrokenPipeError:
+        _end_without_reader()
     finally:
         session.engine.close()
     sys.exit(exit_code)
@@ -281,10 +285,6 @@ def _run(arguments: list[str] | None) -> int:
     except Terminated as termination:
         click.echo("\nEnded by the system.", err=True)
         return termination.exit_code
-    except BrokenPipeError:
-        # Whoever read the output is gone; Python must not try to flush it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE_EXIT_CODE
     except EdgemedError as error:
         click.echo(f"error: {error.message}", err=True)
         if error.hint:
@@ -297,6 +297,12 @@ def _run(arguments: list[str] | None) -> int:
         click.echo("hint: edgemed doctor checks disk, memory and folders.", err=True)
         return EdgemedError.exit_code
     return 0
+
+
+def _end_without_reader() -> NoReturn:
+    # Whoever read the output is gone; Python must not try to flush it once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(BROKEN_PIPE_EXIT_CODE)
 
 
 def _raise_on_termination() -> None:

@@ -30,7 +30,7 @@ from edgemed.engine.messages import (
 )
 from edgemed.errors import EdgemedError, EngineError, ModelError, StorageError, Terminated
 from edgemed.history import Conversation, FinalStatus, History, NoHistory, SavedMessage
-from edgemed.operating_system import fsync_file
+from edgemed.operating_system import enable_line_editing, fsync_file
 from edgemed.session import Session, interrupt_stops
 from edgemed.terminal_text import StreamCleaner, clean
 
@@ -514,8 +514,7 @@ def _typed_line(prompt: str) -> str:
     Without readline, a terminal also cuts a line at 4,095 bytes.
     """
     if os.environ.get("TERM") != "dumb":
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 - loading it is what gives `input` its keys
+        enable_line_editing()
     return input(prompt)
 
 

@@ -3,7 +3,6 @@
 Called by the engine's child (threads), by the memory check before a model is loaded, and by the doctor.
 """
 
-import os
 import platform
 import shutil
 import sys
@@ -64,7 +63,7 @@ def cpu_model() -> str:
 
 
 def cpu_features() -> frozenset[str]:
-    """Return the instruction sets by Linux's names (`avx2`, `asimddp`); empty when the system does not tell."""
+    """Return the instruction sets by Linux's names (`avx2`, `asimddp`); empty if not known."""
     for name, value in _cpu_info():
         if name in ("flags", "Features"):
             return frozenset(value.lower().split())

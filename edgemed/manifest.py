@@ -10,7 +10,6 @@ import msgspec
 
 from edgemed.errors import ModelCorrupt
 
-SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MODEL_CARD_NAME = "MODEL_CARD.md"
 
@@ -71,7 +70,7 @@ class ModelManifest(_Struct, frozen=True, kw_only=True):
     `files` lists the GGUF file, or the shards of a split one in order; llama.cpp opens the first.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     kind: Literal["model", "adapter"] = "model"
     name: ModelName
     files: Annotated[list[ModelFile], msgspec.Meta(min_length=1)]
@@ -124,4 +123,10 @@ def read_manifest(path: Path) -> ModelManifest:
 
 def encode_manifest(manifest: ModelManifest) -> bytes:
     """Return the manifest as readable UTF-8 JSON."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    # The version and the kind are written even where they are the default: later readers decide by them.
+    fields = {
+        "schema_version": manifest.schema_version,
+        "kind": manifest.kind,
+        **msgspec.to_builtins(manifest),
+    }
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"

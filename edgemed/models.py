@@ -115,8 +115,10 @@ def list_models(kind: Kind | None = None) -> ModelList:
     return ModelList([model for model in found.models if model.manifest.kind == kind], found.damaged)
 
 
-def find_model(name_or_path: str | None, kind: Kind = "model") -> InstalledModel:
+def find_model(name_or_path: str | None, kind: Kind | None = "model") -> InstalledModel:
     """Find a model by its name or path; None is the chosen one, and without a choice the embedded one.
+
+    With `kind` None an adapter is as welcome as a model.
 
     A file or folder outside the data folder is hashed, once for each of its states.
 
@@ -127,16 +129,16 @@ def find_model(name_or_path: str | None, kind: Kind = "model") -> InstalledModel
     """
     found = list_models()
     if name_or_path is None:
-        return _chosen_or_embedded(found, kind)
+        return _chosen_or_embedded(found, kind or "model")
     named = _named(found, name_or_path)
     if named is None:
         path = Path(name_or_path)
         with _storage(path):
             exists = path.exists()
         if not exists and path.name == name_or_path and path.suffix != ".gguf":
-            raise _not_found(found, name_or_path, kind)
+            raise _not_found(found, name_or_path, kind or "model")
         named = _model_at(path)
-    if named.manifest.kind != kind:
+    if kind is not None and named.manifest.kind != kind:
         raise UsageError(
             f"{name_or_path} is {_with_article(named.manifest.kind)}, not {_with_article(kind)}.",
             hint="`edgemed models list` shows which is which.",

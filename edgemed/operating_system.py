@@ -258,6 +258,13 @@ def utf8_standard_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors=on_error)
 
 
+def enable_line_editing() -> None:
+    """Give `input` its keys for editing. Windows' console has its own."""
+    if sys.platform != "win32":
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - loading it is all it takes
+
+
 def c_strlen() -> Any:
     """Return C's `strlen` as a ctypes function: llama.cpp's abort callback, which then needs no Python."""
     if sys.platform == "win32":

@@ -73,7 +73,7 @@ def open_session(
         chat_template=model.manifest.chat_template,
         prefix_states_folder=str(paths.prefix_states_folder()),
         kernels_file=str(paths.kernels_file()),
-        adapter=adapter and AdapterFile(str(adapter.path), adapter.manifest.sha256),
+        adapter=None if adapter is None else AdapterFile(str(adapter.path), adapter.manifest.sha256),
         forbid_sockets=forbid_sockets,
     )
     engine = ChildEngine(request, model.manifest.sampling)

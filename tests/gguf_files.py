@@ -53,16 +53,21 @@ def write_tiny_llama(
     license_name: str | None = "apache-2.0",
     shards: int = 1,
     add_bos: bool = False,
+    endless: bool = False,
     seed: int = 0,
 ) -> Path:
     """Write a random Llama; return the file that llama.cpp opens, the first shard of a split one.
 
     Args:
+        endless: never write the token that ends an answer.
         weights: False leaves a file of metadata and vocabulary only.
         quantization_type: of the matrices; the rows of 64 and 128 numbers allow F32, F16, Q8_0, Q4_0.
     """
     tokens = tiny_vocabulary()
     tensors = dict(_llama_tensors(len(tokens), numpy.random.default_rng(seed))) if weights else {}
+    if endless and tensors:
+        # Their logits are 0, far below the 40 highest of the others; input and output share this matrix.
+        tensors["token_embd.weight"][-3:] = 0
     writer = gguf.GGUFWriter(
         path, architecture, split_max_tensors=-(-len(tensors) // shards) if shards > 1 else 0
     )

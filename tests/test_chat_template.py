@@ -76,10 +76,7 @@ def test_text_never_becomes_a_control_token(
     llama: Llama, template: ChatTemplate, text: str, role: str
 ) -> None:
     def conversation(content: str) -> list[ChatMessage]:
-        return [
-            ChatMessage(role, content) if message.role == role else message  # type: ignore[arg-type]
-            for message in CONVERSATION
-        ]
+        return [ChatMessage(role, content) if message.role == role else message for message in CONVERSATION]
 
     hostile = _ids(template, conversation(text))
     benign = _ids(template, conversation("harmless"))

@@ -1,4 +1,4 @@
-"""The engine's figures in docs/experiments.md, measured again: python -m tests.measurements.engine_figures NAME …
+"""The engine's figures in docs/experiments.md, measured again.
 
 Needs a GGUF model; `speed` and `busy` also need llama.cpp's `llama-bench`, built from the source that the
 installed llama-cpp-python carries (docs/experiments.md has the commands).
