@@ -123,7 +123,9 @@ def _memory_limit(folder: Path, limit_file: str, use_file: str, *cache: str) -> 
 
 def free_disk_bytes(path: Path) -> int:
     """Return what may still be written to the disk that holds `path`, which need not exist yet."""
-    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    folders = (path.absolute(), *path.absolute().parents)
+    # Not even the drive: the system says so in its own words.
+    existing = next((folder for folder in folders if folder.exists()), path)
     return shutil.disk_usage(existing).free
 
 
