@@ -104,12 +104,6 @@ class History:
             StorageError: it cannot be written, or a newer edgemed wrote it.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # What patients said is for this user alone; SQLite gives its side files the same rights.
-            path.touch(mode=0o600)
-        except OSError as error:
-            raise _refused(path, error.strerror or str(error)) from error
-        try:
             return cls(_connect(path), path)
         except _Damaged as damage:
             aside = _set_aside(path)
@@ -272,6 +266,16 @@ class NoHistory(History):
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    journal = path.with_name(path.name + "-wal")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What patients said is for this user alone; SQLite gives its side files the same rights.
+        path.touch(mode=0o600)
+        if path.stat().st_size == 0 and journal.exists() and journal.stat().st_size > 0:
+            # SQLite would delete the journal, and it may hold all there is.
+            raise _Damaged("the file is empty")
+    except OSError as error:
+        raise _refused(path, error.strerror or str(error)) from error
     with _in_words(path):
         # Each statement is its own transaction unless `_transaction` joins some.
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)

@@ -52,6 +52,8 @@ class FakeEngine:
     seeds: list[int | None] = field(default_factory=list)
     max_tokens: list[int] = field(default_factory=list)
     stops: int = 0
+    finished: int = 0
+    """Answers whose caller waited for the last event."""
     closed: bool = False
     _stopped: bool = False
 
@@ -103,6 +105,7 @@ class FakeEngine:
             yield Piece(piece)
         if script.fails_with is not None and not self._stopped:
             raise script.fails_with
+        self.finished += 1
         yield Finished(
             Answer(
                 text="".join(told),

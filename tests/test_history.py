@@ -172,11 +172,29 @@ def test_a_file_that_is_no_database_is_set_aside_and_never_deleted(
     assert aside.read_bytes() == content
     assert aside.name in history.opening_note
     assert history.messages(a_conversation(history))
+    assert sys.platform == "win32" or path.stat().st_mode & 0o077 == 0
 
 
-def test_a_history_with_spoilt_pages_is_set_aside_with_its_journal(
+def test_the_journal_of_a_lost_file_is_set_aside_before_sqlite_deletes_it(
     open_history: Callable[[], History], path: Path
 ) -> None:
+    conversation_id = a_conversation(open_history())
+    journal = path.with_name(path.name + "-wal").read_bytes()
+    lost = path.parent.with_name("lost") / path.name
+    lost.parent.mkdir()
+    lost.touch()
+    lost.with_name(lost.name + "-wal").write_bytes(journal)
+    again = History.open(lost)
+    try:
+        assert "the file is empty" in again.opening_note
+        (aside,) = lost.parent.glob("history-damaged-*-wal")
+        assert aside.read_bytes() == journal
+        assert again.messages(conversation_id) == []
+    finally:
+        again.close()
+
+
+def test_a_history_with_spoilt_pages_is_set_aside(open_history: Callable[[], History], path: Path) -> None:
     first = open_history()
     for _ in range(200):
         a_conversation(first)
@@ -185,7 +203,6 @@ def test_a_history_with_spoilt_pages_is_set_aside_with_its_journal(
         for page in range(2, path.stat().st_size // 4096, 2):
             file.seek(page * 4096)
             file.write(os.urandom(512))
-    path.with_name(path.name + "-wal").write_bytes(b"old journal")
     again = open_history()
     assert "damaged" in again.opening_note
     assert len(list(path.parent.glob("history-damaged-*.sqlite3"))) == 1

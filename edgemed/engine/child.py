@@ -43,8 +43,8 @@ from edgemed.engine.messages import (
 from edgemed.engine.threads import FixedThreads, ThreadController
 from edgemed.errors import EdgemedError, ModelUnsupported, QuestionTooLong
 
-SPIN_COUNT = "1000"
-"""Bounds how long a thread of libgomp spins for the others: ≤ 5 % on an idle machine, > 4x on a busy one."""
+SPIN_COUNT = "10000"
+"""Bounds how long a thread of libgomp spins for the others: ≤ 2 % on an idle machine (docs/experiments.md)."""
 _LOOK_WHILE_IDLE_SECONDS = 1.0
 
 
@@ -177,6 +177,7 @@ class _Child:
         llama = self._llama
         try:
             reused = self._reuse(prompt, prefix)
+            started = time.perf_counter()
             self._read_prompt(prompt, prefix)
             prefilled_at = time.perf_counter()
             stop_reason = "length"

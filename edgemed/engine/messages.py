@@ -59,6 +59,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     ttft_seconds: float | None
     """From the question's arrival to the first non-empty text, prefill included; None if none came."""
     prefill_seconds: float
+    """Reading the prompt's tokens that were not reused; template, tokenizing and saved state not included."""
     decode_seconds: float
     """From the first generated token to the last."""
     threads: int
