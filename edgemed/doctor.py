@@ -1,35 +1,52 @@
-"""Is this computer fit to answer questions? Each check says what was found and, if need be, what to do."""
+"""Checks of this computer, each with a remedy that a nurse or the clinic's IT staff can act on.
+
+Called by `edgemed doctor`. A check never raises: what goes wrong inside it is what it reports.
+"""
 
 import datetime
-import json
+import functools
+import locale
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
-from edgemed import machine, models, offline, paths
+from edgemed import machine, models, operating_system, paths
+from edgemed.engine.memory import memory_need
 from edgemed.errors import EdgemedError
+from edgemed.offline import OfflineViolation, forbid_sockets
+from edgemed.session import DEFAULT_CONTEXT_LENGTH
+from edgemed.terminal_text import clean
 
 EARLIEST_DATE = datetime.date(2026, 11, 1)
-"""No clock that is right shows an earlier day: this version did not exist."""
-LOW_MEMORY_BYTES = 2 * 2**30
-LOW_DISK_BYTES, NO_DISK_BYTES = 2**30, 200 * 2**20
-ENGINE_LIMIT_SECONDS = 60
+"""No computer can truly run this version before that day."""
+PROOF_QUESTION = "What is anaemia?"
 
+_GIB = 2**30
+_MIB = 2**20
+_LOW_MEMORY_BYTES = 2 * _GIB
+_LOW_DISK_BYTES = _GIB
+_LEAST_DISK_BYTES = 200 * _MIB
+_LEAST_COLUMNS, _LEAST_LINES = 80, 24
+_ENGINE_SECONDS = 60
 _ENGINE_PROGRAM = """
-import json, llama_cpp, llama_cpp.llama_cpp as lib
-print(json.dumps([llama_cpp.__version__, lib.llama_print_system_info().decode()]))
+import sys, llama_cpp
+info = llama_cpp.llama_print_system_info().decode("utf-8", "replace").strip()
+sys.stdout.buffer.write(f"\\n{llama_cpp.__version__}\\t{info}".encode())
 """
+_WIDTH = 80
+_INSTALL_AGAIN = "Install edgemed again from the kit made for this kind of computer."
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One finding."""
+    """What was looked at, what was found, and what to do about it."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -37,197 +54,358 @@ class Check(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-class AskedOnce(Protocol):
-    """What `prove_offline` needs of an answer."""
+class _Answered(Protocol):
+    """What the proof needs to know of an answer."""
 
     @property
-    def generated_tokens(self) -> int:
-        """Tokens written."""
+    def text(self) -> str: ...
+    @property
+    def stop_reason(self) -> str: ...
+    @property
+    def explanation(self) -> str: ...
 
 
 def run_checks() -> list[Check]:
-    """Return all findings; no check ends the others."""
-    checks: list[Callable[[], list[Check]]] = [
-        _processor,
-        _memory,
-        _disk,
-        _data_folder,
-        _clock,
-        _terminal,
-        _engine,
-        _models,
+    """Run all checks, the cheap ones first; takes some seconds."""
+    looks: list[tuple[str, Callable[[], Check]]] = [
+        ("processor", _processor),
+        ("cores", _cores),
+        ("memory", _memory),
+        ("disk", _disk),
+        ("data folder", _data_folder),
+        ("clock", _clock),
+        ("terminal", _terminal),
+        ("llama.cpp", _llama_cpp),
     ]
-    found = []
-    for check in checks:
-        try:
-            found += check()
-        except (EdgemedError, OSError) as error:
-            remedy = getattr(error, "hint", "") or "Run edgemed doctor again as the user who uses edgemed."
-            found.append(Check(check.__name__.strip("_").replace("_", " "), "fail", str(error), remedy))
-    return found
+    return [*(_guarded(name, look) for name, look in looks), *_models()]
 
 
-def render_text(checks: list[Check]) -> str:
-    """Return the findings as lines that read well without colour."""
-    lines = []
-    for check in checks:
-        lines.append(f"{check.status.upper():<5} {check.name:<12} {check.detail}")
-        if check.remedy:
-            lines.append(f"{'':<18} -> {check.remedy}")
-    return "\n".join(lines)
-
-
-def exit_code(checks: list[Check]) -> int:
-    """Return 1 if anything failed; a warning is no failure."""
+def exit_code(checks: Sequence[Check]) -> int:
+    """Return 1 if anything failed, else 0: a warning does not stop a script."""
     return int(any(check.status == "fail" for check in checks))
 
 
-def prove_offline(ask: Callable[[str], AskedOnce]) -> Check:
-    """Run a whole question while every socket is refused, in this process and in the engine's.
+def render_text(checks: Sequence[Check]) -> str:
+    """Return the checks as aligned text of 80 columns that needs no colour."""
+    name_width = min(24, max((len(clean(check.name)) for check in checks), default=0))
+    indent = " " * (6 + name_width + 2)
+    wrap = functools.partial(textwrap.fill, width=_WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    lines = []
+    for check in checks:
+        label = check.status if check.status == "ok" else check.status.upper()
+        lines.append(wrap(f"{label:<6}{clean(check.name):<{name_width}}  {clean(check.detail)}"))
+        if check.remedy:
+            lines.append(wrap(f"To do: {clean(check.remedy)}", initial_indent=indent))
+    return "\n".join(lines)
+
+
+def prove_offline(ask: Callable[[str], _Answered]) -> Check:
+    """Ask one whole question with every use of the network refused, and say what that proves.
 
     Args:
-        ask: answers a question on an engine that was started with `forbid_sockets`.
+        ask: answers a question with an engine whose child refuses the network too.
     """
-    guard = offline.forbid_sockets()
-    try:
-        tokens = ask("What is fever?").generated_tokens
-    except (EdgemedError, offline.OfflineViolation) as error:
-        if guard.violations:
-            return Check(
-                "offline", "fail", f"The network was used: {', '.join(guard.violations)}.", "Report this."
-            )
-        return Check("offline", "fail", f"The question was not answered: {error}", "Run edgemed doctor.")
-    finally:
-        guard.stop()
-    detail = (
-        f"A question was answered ({tokens} tokens) while every socket was refused, in the app and in the "
-        "engine. Only the local pipe between them was used. What Python code does was watched, not C code."
+    name = "offline"
+    report = "Report this as a fault of edgemed, with this text; no data can have left: it was refused."
+    with forbid_sockets() as guard:
+        try:
+            answer = ask(PROOF_QUESTION)
+        except OfflineViolation:
+            answer = None  # recorded
+        except EdgemedError as error:
+            if not guard.violations:
+                return Check(name, "fail", f"The question could not be asked: {error.message}", error.hint)
+            answer = None
+        except OSError as error:
+            if not guard.violations:
+                return Check(name, "fail", _refused(error), "Run: edgemed doctor")
+            answer = None
+    if guard.violations or answer is None:
+        return Check(name, "fail", f"edgemed tried to use the network: {'; '.join(guard.violations)}", report)
+    if answer.stop_reason not in ("end_of_turn", "length") or not answer.text.strip():
+        problem = answer.explanation or f"it ended with {answer.stop_reason}."
+        return Check(
+            name, "fail", f"The answer is not whole, so nothing is proved: {problem}", "Run: edgemed doctor"
+        )
+    return Check(
+        name,
+        "ok",
+        f"A whole question was asked and answered ({len(answer.text)} characters). Every use of the network "
+        "by Python was refused in the app and in its engine process, and none was tried. Not seen by this: "
+        "what C code such as llama.cpp could do by itself, without Python. To be sure of that too, pull the "
+        "network cable, switch off the wireless network, and ask again.",
     )
-    return Check("offline", "ok", detail)
 
 
-def _processor() -> list[Check]:
-    features, cores = machine.cpu_features(), machine.physical_cores()
-    detail = f"{machine.cpu_model()}, {cores} physical core(s)"
+def _guarded(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()
+    except EdgemedError as error:
+        return Check(name, "fail", error.message, error.hint or "Run the check again.")
+    except OSError as error:
+        return Check(
+            name,
+            "warn",
+            f"Could not be checked. {_refused(error)}",
+            "Run the check again as the user who works with edgemed.",
+        )
+
+
+def _refused(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"The system refused: {error.strerror or error}{where}."
+
+
+# This computer.
+
+
+def _processor() -> Check:
+    name, model = "processor", machine.cpu_model()
+    features = machine.cpu_features()
     kind = platform.machine().lower()
-    if not features:
-        return [Check("processor", "ok", f"{detail}; its instruction sets are not known")]
     if kind in ("x86_64", "amd64"):
+        if not features:
+            return Check(name, "ok", f"{model}; the system does not tell its instruction sets")
         if "sse4_2" not in features:
-            return [Check("processor", "fail", f"{detail}, no SSE4.2", "Use a computer made after 2010.")]
+            return Check(
+                name,
+                "fail",
+                f"{model} has no SSE4.2: the engine cannot run on it",
+                "Use a computer made after 2009.",
+            )
         if "avx2" not in features:
-            return [Check("processor", "warn", f"{detail}, no AVX2: slow", "Use a small model (1B or less).")]
-        return [Check("processor", "ok", f"{detail}, AVX2")]
-    if kind in ("aarch64", "arm64") and "asimddp" not in features:
-        return [
-            Check("processor", "warn", f"{detail}, no dot product: slow", "Use a small model (1B or less).")
-        ]
-    return [Check("processor", "ok", detail)]
+            return Check(
+                name,
+                "warn",
+                f"{model} has no AVX2: answers come several times slower",
+                "Use the smallest model, or a computer made after 2014. In a virtual machine, let it have "
+                "the host's processor type.",
+            )
+        return Check(name, "ok", f"{model}, with {'AVX-512' if 'avx512f' in features else 'AVX2'}")
+    if kind in ("aarch64", "arm64"):
+        if features and "asimddp" not in features:
+            return Check(
+                name,
+                "warn",
+                f"{model} has no dot product instructions: answers come several times slower",
+                "Use the smallest model, or a newer board such as the Raspberry Pi 5.",
+            )
+        return Check(name, "ok", f"{model}{', with dot product instructions' if features else ''}")
+    return Check(
+        name,
+        "warn",
+        f"{model} ({kind or 'unknown'}) is a kind of processor on which edgemed was never tried",
+        "Use a 64-bit Intel or AMD computer, or a 64-bit Raspberry Pi system.",
+    )
 
 
-def _memory() -> list[Check]:
-    free, total = machine.available_memory_bytes(), machine.total_memory_bytes()
-    detail = f"{free / 2**30:.1f} GiB free of {total / 2**30:.1f} GiB"
-    if free < LOW_MEMORY_BYTES:
-        return [Check("memory", "warn", detail, "Close other programs, or use a smaller model.")]
-    return [Check("memory", "ok", detail)]
+def _cores() -> Check:
+    cores = machine.physical_cores()
+    if cores < 2:
+        return Check(
+            "cores",
+            "warn",
+            "1 core: answers come slowly, and more slowly while other programs work",
+            "Close other programs. In a virtual machine, give it more processors.",
+        )
+    return Check("cores", "ok", f"{cores} cores")
 
 
-def _disk() -> list[Check]:
+def _memory() -> Check:
+    available, total = machine.available_memory_bytes(), machine.total_memory_bytes()
+    detail = f"{_size(available)} free of {_size(total)}"
+    if available < _LOW_MEMORY_BYTES:
+        return Check(
+            "memory", "warn", detail, "Close other programs, the web browser first, or use a smaller model."
+        )
+    return Check("memory", "ok", detail)
+
+
+def _disk() -> Check:
     free = machine.free_disk_bytes(paths.data_folder())
-    detail = f"{free / 2**30:.1f} GiB free for {paths.data_folder()}"
-    remedy = "Empty the waste bin, or delete large files that nobody needs."
-    if free < NO_DISK_BYTES:
-        return [Check("disk", "fail", detail, remedy)]
-    if free < LOW_DISK_BYTES:
-        return [Check("disk", "warn", detail, remedy)]
-    return [Check("disk", "ok", detail)]
+    detail = f"{_size(free)} free where edgemed keeps its data"
+    remedy = (
+        "Delete files that are not needed or remove models (edgemed models remove NAME), or set EDGEMED_HOME "
+        "to a folder on a larger disk."
+    )
+    if free < _LEAST_DISK_BYTES:
+        return Check("disk", "fail", f"{detail}: conversations may not be saved", remedy)
+    if free < _LOW_DISK_BYTES:
+        return Check("disk", "warn", f"{detail}: little room for models", remedy)
+    return Check("disk", "ok", detail)
 
 
-def _data_folder() -> list[Check]:
+def _data_folder() -> Check:
     folder = paths.data_folder()
+    probe = os.urandom(1024)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"edgemed")
+        with tempfile.TemporaryFile(dir=folder, prefix=".doctor-") as file:
+            file.write(probe)
+            file.flush()
+            operating_system.fsync_file(file.fileno())
+            file.seek(0)
+            same = file.read() == probe
     except OSError as error:
-        remedy = "Give this user the right to write there, or set EDGEMED_HOME to another folder."
-        return [Check("data folder", "fail", f"{folder} cannot be written: {error.strerror}", remedy)]
-    return [Check("data folder", "ok", str(folder))]
+        return Check(
+            "data folder",
+            "fail",
+            f"Nothing can be written to {folder}. {_refused(error)}",
+            "Let this user write to that folder, or set EDGEMED_HOME to a folder where it may.",
+        )
+    if not same:
+        return Check(
+            "data folder",
+            "fail",
+            f"{folder} gives back other bytes than were written: its disk is failing",
+            "Copy what is on that disk to another, and replace it.",
+        )
+    return Check("data folder", "ok", f"{folder} can be written to")
 
 
-def _clock() -> list[Check]:
-    today = datetime.datetime.now().astimezone().date()
-    if today < EARLIEST_DATE:
-        remedy = "Set the date and time in the system's settings."
-        return [Check("clock", "warn", f"It shows {today}: notes will carry a wrong date.", remedy)]
-    return [Check("clock", "ok", str(today))]
+def _clock(today: Callable[[], datetime.date] = datetime.date.today) -> Check:
+    now = today()
+    if now < EARLIEST_DATE:
+        how = (
+            "Settings > Time & language > Date & time"
+            if sys.platform == "win32"
+            else "sudo timedatectl set-ntp false, then sudo timedatectl set-time 'YYYY-MM-DD HH:MM:SS'"
+        )
+        return Check(
+            "clock",
+            "warn",
+            f"The clock says {now}, which is past: notes will carry a wrong date",
+            f"Set date and time: {how}. If it is wrong again after the next start, the small battery of the "
+            "computer's clock is empty; a Raspberry Pi needs one to be added.",
+        )
+    return Check("clock", "ok", f"The clock says {now}")
 
 
-def _terminal() -> list[Check]:
-    encoding = (sys.stdout.encoding or "unknown").lower()
+def _terminal() -> Check:
+    name = "terminal"
     if not sys.stdout.isatty():
-        return [Check("terminal", "ok", "the output goes to no terminal")]
-    size = shutil.get_terminal_size()
-    name = os.environ.get("TERM", "")
-    detail = f"{size.columns}x{size.lines}, {name or 'no TERM'}, {encoding}"
-    if encoding.replace("-", "") != "utf8":
-        return [
-            Check("terminal", "warn", detail, "Use a terminal with UTF-8, or some letters will be missing.")
-        ]
-    if size.columns < 80 or size.lines < 24:
-        return [Check("terminal", "warn", detail, "Make the window at least 80 columns by 24 lines.")]
-    return [Check("terminal", "ok", detail)]
+        return Check(name, "ok", "The output goes to a file or another program: not checked")
+    if sys.platform != "win32" and os.environ.get("TERM", "dumb") == "dumb":
+        return Check(
+            name,
+            "warn",
+            "This terminal can only print lines (TERM=dumb): the chat screen cannot work in it",
+            "Use the system's own terminal program, or ask questions with: edgemed ask",
+        )
+    encoding = "utf-8" if sys.platform == "win32" else locale.getencoding()
+    if encoding.lower().replace("-", "") != "utf8":
+        return Check(
+            name,
+            "warn",
+            f"The system's text encoding is {encoding}, not UTF-8: letters may look wrong",
+            "Choose a UTF-8 language setting, for example: export LANG=C.UTF-8",
+        )
+    columns, lines = shutil.get_terminal_size()
+    if columns < _LEAST_COLUMNS or lines < _LEAST_LINES:
+        return Check(
+            name,
+            "warn",
+            f"The window shows {columns} columns and {lines} lines",
+            f"Make the window larger or its letters smaller: {_LEAST_COLUMNS} columns and {_LEAST_LINES} "
+            "lines are needed.",
+        )
+    return Check(name, "ok", f"{columns} columns, {lines} lines, UTF-8")
 
 
-def _engine() -> list[Check]:
-    # In a process of its own: a build for another processor would end this one.
+# The engine and its models.
+
+
+def _llama_cpp() -> Check:
+    name = "llama.cpp"
+    # In a process of its own: a build for another processor ends whoever loads it.
     try:
-        done = subprocess.run(
+        ended = subprocess.run(
             [sys.executable, "-c", _ENGINE_PROGRAM],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=ENGINE_LIMIT_SECONDS,
+            timeout=_ENGINE_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        detail = f"llama.cpp did not start in {ENGINE_LIMIT_SECONDS} s"
-        return [Check("engine", "fail", detail, "Start the computer again.")]
-    if done.returncode:
-        from edgemed.operating_system import describe_exit
+        return Check(
+            name,
+            "fail",
+            f"The engine did not load within {_ENGINE_SECONDS} s",
+            "Close other programs and check again. If a virus scanner is at work, let it finish once.",
+        )
+    if ended.returncode:
+        last_line = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        words = operating_system.describe_exit(ended.returncode)
+        return Check(
+            name, "fail", f"The engine cannot be loaded: {words}. {last_line}".strip(), _INSTALL_AGAIN
+        )
+    version, _, info = ended.stdout.decode("utf-8", "replace").rpartition("\n")[2].partition("\t")
+    detail = f"llama-cpp-python {version}; {info}"
+    if "OPENMP = 1" not in info:
+        return Check(
+            name,
+            "warn",
+            f"Built without OpenMP: answers come far slower while other programs work. {detail}",
+            _INSTALL_AGAIN,
+        )
+    if "avx2" in machine.cpu_features() and "AVX2 = 1" not in info:
+        return Check(
+            name,
+            "warn",
+            f"Built without AVX2, which this processor has: answers come several times slower. {detail}",
+            _INSTALL_AGAIN,
+        )
+    return Check(name, "ok", detail)
 
-        detail = f"llama.cpp does not start: {describe_exit(done.returncode)}"
-        return [Check("engine", "fail", detail, "Install edgemed again on this computer.")]
-    version, features = json.loads(done.stdout)
-    if "OPENMP = 1" not in features:
-        remedy = "Install a build with OpenMP: answers are slow while other programs are busy."
-        return [Check("engine", "warn", f"llama-cpp-python {version}, no OpenMP", remedy)]
-    return [Check("engine", "ok", f"llama-cpp-python {version}, OpenMP")]
+
+def _models() -> Iterator[Check]:
+    try:
+        found = models.list_models()
+    except (EdgemedError, OSError) as error:
+        yield Check(
+            "models", "fail", f"The models cannot be listed: {error}", "Let this user read the data folder."
+        )
+        return
+    if not found.models:
+        yield Check("models", "fail", "No model is installed", "Run: edgemed models install FILE")
+    for damaged in found.damaged:
+        yield Check(
+            f"model {damaged.name}",
+            "fail",
+            f"It cannot be used: {damaged.problem}",
+            f"Run: edgemed models remove {damaged.name}. Then install it again from the kit.",
+        )
+    for model in found.models:
+        name = f"{model.manifest.kind} {model.name}"
+        yield _guarded(name, functools.partial(_model, name, model))
 
 
-def _models() -> list[Check]:
-    from edgemed.engine.memory import memory_need
-
+def _model(name: str, model: models.InstalledModel) -> Check:
+    models.check_unchanged(model)
+    manifest = model.manifest
+    place = "comes with edgemed" if model.embedded else "installed"
+    if manifest.kind == "adapter":
+        return Check(name, "ok", f"{place}, {_size(manifest.size_bytes)}")
+    length = min(manifest.context_length, DEFAULT_CONTEXT_LENGTH)
+    need = memory_need(manifest.shape, manifest.size_bytes, length).total_bytes
+    detail = f"{place}; needs {_size(need)} of memory at a context of {length} tokens"
+    if need > machine.total_memory_bytes():
+        return Check(
+            name,
+            "warn",
+            f"{detail}, more than this computer has",
+            "Use a smaller model on this computer, or this one on a computer with more memory.",
+        )
     free = machine.available_memory_bytes()
-    listed = models.list_models()
-    found = []
-    for model in listed.models:
-        name = f"model {model.name}"
-        try:
-            models.check_unchanged(model)
-        except EdgemedError as error:
-            found.append(Check(name, "fail", error.message, error.hint))
-            continue
-        if model.manifest.kind == "adapter":
-            found.append(Check(name, "ok", "adapter, whole"))
-            continue
-        length = min(model.manifest.context_length, 4096)
-        need = memory_need(model.manifest.shape, model.manifest.size_bytes, length).total_bytes
-        detail = f"needs {need / 2**30:.2f} GiB of memory"
-        if need > free:
-            found.append(Check(name, "warn", detail, "Close other programs, or use a smaller model."))
-        else:
-            notice = f"; {model.manifest.notice}" if model.manifest.notice else ""
-            found.append(Check(name, "ok", detail + notice))
-    remedy = "Copy the model from the kit again: edgemed models install PATH"
-    found += [Check(f"model {bad.name}", "fail", bad.problem, remedy) for bad in listed.damaged]
-    return found
+    if need > free:
+        return Check(
+            name,
+            "warn",
+            f"{detail}, and {_size(free)} is free now",
+            "Close other programs before you use it, or use a smaller model.",
+        )
+    return Check(name, "ok", detail)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / _MIB:.0f} MiB" if size_bytes < _GIB else f"{size_bytes / _GIB:.1f} GiB"

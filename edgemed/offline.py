@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Self
 
 _NETWORK_EVENTS = ("socket.", "urllib.Request", "http.client.", "ftplib.", "smtplib.", "poplib.", "imaplib.")
 # Reads this computer's own name; `platform` does so on Windows.
@@ -35,7 +36,7 @@ class SocketGuard:
         if self in _guards:
             _guards.remove(self)
 
-    def __enter__(self) -> "SocketGuard":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
