@@ -44,7 +44,7 @@ from edgemed.engine.threads import FixedThreads, ThreadController
 from edgemed.errors import EdgemedError, ModelUnsupported, QuestionTooLong
 
 SPIN_COUNT = "10000"
-"""Bounds how long a thread of libgomp spins for the others: ≤ 2 % on an idle machine (docs/experiments.md)."""
+"""Bounds how long a thread of libgomp spins for the others; measured in docs/experiments.md."""
 _LOOK_WHILE_IDLE_SECONDS = 1.0
 
 
