@@ -320,7 +320,7 @@ def _llama_cpp() -> Check:
     # In a process of its own: a build for another processor ends whoever loads it.
     try:
         ended = subprocess.run(
-            [sys.executable, "-c", _ENGINE_PROGRAM],
+            [sys.executable, "-P", "-c", _ENGINE_PROGRAM],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_ENGINE_SECONDS,
