@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from edgemed import machine
+from edgemed import machine, operating_system
 from edgemed.machine import OtherProcessesLoad
 
 LAPTOP = """\
@@ -68,7 +68,7 @@ def test_a_system_that_tells_nothing_has_a_name_and_no_features(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "missing")
-    monkeypatch.setattr(machine.operating_system, "windows_cpu_features", frozenset)
+    monkeypatch.setattr(operating_system, "windows_cpu_features", frozenset)
     assert machine.cpu_model()
     assert machine.cpu_features() == frozenset()
 
@@ -110,8 +110,8 @@ def test_without_a_topology_the_cores_are_still_counted(
     """`None` is what psutil says on some boards and virtual machines."""
     monkeypatch.setattr(machine, "_CPUS", tmp_path / "missing")
     monkeypatch.setattr(machine, "_affinity", lambda: affinity)
-    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: counted[logical])
     counted = {True: logical, False: physical}
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: counted[logical])
     assert machine.physical_cores() == cores
 
 
@@ -119,7 +119,7 @@ def test_without_a_topology_the_cores_are_still_counted(
 def test_a_process_bound_to_one_processor_has_one_core() -> None:
     program = """
         import psutil
-        from edgemed import machine
+        from edgemed import machine, operating_system
         psutil.Process().cpu_affinity(psutil.Process().cpu_affinity()[:1])
         print(machine.physical_cores())
     """
