@@ -24,7 +24,6 @@ from edgemed.engine.messages import (
     Reading,
     TurnsLeftOut,
 )
-from edgemed.engine.threads import ThreadController
 from edgemed.errors import EdgemedError, ModelError, ModelUnsupported, QuestionTooLong
 from edgemed.manifest import MANIFEST_NAME, Sampling, read_manifest
 from tests.gguf_files import write_tiny_adapter, write_tiny_llama
@@ -368,10 +367,3 @@ def _kill(engine: ChildEngine) -> None:
     if engine.process_id is not None:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(engine.process_id).kill()
-
-
-def test_writing_follows_the_free_cores_and_reading_uses_all() -> None:
-    now = 0.0
-    controller = ThreadController(4, lambda: 3.0, clock=lambda: now)
-    now = 1.0
-    assert (controller.look(), controller.reading_threads) == (1, 4)

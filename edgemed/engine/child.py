@@ -43,7 +43,7 @@ from edgemed.engine.messages import (
 from edgemed.engine.threads import FixedThreads, ThreadController
 from edgemed.errors import EdgemedError, ModelUnsupported, QuestionTooLong
 
-SPIN_COUNT = "10000"
+SPIN_COUNT = "100000"
 """Bounds how long a thread of libgomp spins for the others; measured in docs/experiments.md."""
 _LOOK_WHILE_IDLE_SECONDS = 1.0
 

@@ -42,9 +42,6 @@ class ContextFull(Exception):
 class Threads(Protocol):
     """See `engine/threads.py`."""
 
-    reading_threads: int
-    """For batches of more than one token."""
-
     def look(self) -> int:
         """Return the thread count to use now."""
 
@@ -93,8 +90,7 @@ class Llama:
         settings.n_ctx = request.context_length
         settings.n_batch = settings.n_ubatch = memory.BATCH_TOKENS
         settings.n_outputs_max = OUTPUTS_PER_BATCH
-        settings.n_threads = threads.look()
-        settings.n_threads_batch = threads.reading_threads
+        settings.n_threads = settings.n_threads_batch = threads.look()
         settings.no_perf = True
         self._context = lib.llama_init_from_model(self._model, settings)
         if not self._context:
@@ -301,7 +297,7 @@ class Llama:
     def _decode(self, tokens: Sequence[int]) -> None:
         lib = self._lib
         threads = self._threads.look()
-        lib.llama_set_n_threads(self._context, threads, self._threads.reading_threads)
+        lib.llama_set_n_threads(self._context, threads, threads)
         self._batch_tokens[: len(tokens)] = list(tokens)
         code = lib.llama_decode(self._context, lib.llama_batch_get_one(self._batch_tokens, len(tokens)))
         if code == 0:

@@ -2,9 +2,7 @@
 
 llama.cpp's threads meet at a barrier some hundred times a token. A thread that lost its core to another
 program makes all others wait for whole scheduler slices, so one thread too many costs far more than one too
-few: the count follows the cores that are really free. Reading a batch is different: between two barriers
-each thread has hundreds of times more to do, and on a crowded machine more threads get a larger share of the
-cores; it uses all (docs/experiments.md).
+few: the count follows the cores that are really free (docs/experiments.md).
 """
 
 import time
@@ -26,7 +24,7 @@ class ThreadController:
         others_busy_cores: Callable[[], float | None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.threads = self.reading_threads = cores
+        self.threads = cores
         self._cores = cores
         self._others_busy_cores = others_busy_cores
         self._clock = clock
@@ -49,7 +47,7 @@ class FixedThreads:
     """The number the user asked for."""
 
     def __init__(self, threads: int) -> None:
-        self.threads = self.reading_threads = threads
+        self.threads = threads
 
     def look(self) -> int:
         """Return the thread count to use now."""
