@@ -34,13 +34,16 @@ MAX_TOKENS_OPTION = click.option(
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, message="edgemed %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """A medical language model that answers on this computer, with no network.
 
-    AI text can be wrong. You decide.
+    Without a command it opens the chat. AI text can be wrong. You decide.
     """
+    if context.invoked_subcommand is None:
+        context.invoke(chat)
 
 
 @cli.command()
@@ -105,23 +108,42 @@ def chat(
     threads: int | None,
     context_length: int | None,
 ) -> None:
-    """Talk with the model in line mode. Ctrl+C stops an answer, /help lists the commands.
+    """Talk with the model. F1 helps on every screen; in line mode, /help does.
 
-    This version has no full screen yet: it runs in line mode with and without --plain.
+    Line mode also comes by itself where no full screen is possible: a pipe, TERM=dumb, EDGEMED_PLAIN=1.
     """
-    del plain
-    from edgemed.line_mode import run_line_mode
-    from edgemed.session import open_session
+    from edgemed.chat import Chat, open_history
+    from edgemed.control import Control, Options
 
-    _raise_on_termination()
-    session = open_session(model, adapter_name=adapter, context_length=context_length, threads=threads)
+    talk = Chat(open_history(), max_tokens=max_tokens)
+    control = Control(talk, Options(model, adapter, context_length, threads))
     try:
-        exit_code = run_line_mode(session, max_tokens=max_tokens)
+        exit_code = _chat_in_lines(control)
     except BrokenPipeError:
         _end_without_reader()
     finally:
-        session.engine.close()
+        talk.close()
     sys.exit(exit_code)
+
+
+def _has_screen() -> bool:
+    return (
+        not os.environ.get("EDGEMED_PLAIN")
+        and sys.stdin.isatty()
+        and sys.stdout.isatty()
+        and (sys.platform == "win32" or os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown"))
+    )
+
+
+def _chat_in_lines(control: Any) -> int:
+    from edgemed.line_commands import line_commands
+    from edgemed.line_mode import run_line_mode
+
+    _raise_on_termination()
+    for problem in control.problems:
+        click.echo(problem, err=True)
+    control.load()
+    return run_line_mode(control.chat, line_commands(control))
 
 
 @cli.group("models")

@@ -83,6 +83,10 @@ class StorageError(EdgemedError):
     exit_code = 6
 
 
+class FileInUse(StorageError):
+    """Another edgemed holds the lock of this file."""
+
+
 class Terminated(BaseException):
     """The system asks the app to end (SIGTERM, SIGHUP, a closed window).
 

@@ -1,149 +1,103 @@
 """The chat in line mode: plain lines, nothing redrawn, for screen readers, simple terminals and slow links.
 
-`edgemed chat` runs it. Words in round brackets are the app's own; an answer begins with "AI: ".
+`edgemed chat --plain` runs it. Words in round brackets are the app's own; an answer begins with "AI: ".
 """
 
+import base64
 import contextlib
 import difflib
 import errno
+import functools
 import os
-import random
-import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, TextIO, TypeVar
+from typing import TextIO
 
-from edgemed import __version__, models, paths
-from edgemed.engine.messages import (
-    Answer,
-    ChatMessage,
-    Engine,
-    Event,
-    Finished,
-    Piece,
-    Reading,
-    StopReason,
-    TurnsLeftOut,
-)
+from edgemed import __version__
+from edgemed.chat import Chat, Happening, Note, Outcome, Show, Visible, readable
+from edgemed.engine.messages import Reading, TurnsLeftOut
 from edgemed.errors import EdgemedError, EngineError, ModelError, StorageError, Terminated
-from edgemed.history import Conversation, FinalStatus, History, NoHistory, SavedMessage
-from edgemed.operating_system import enable_line_editing, fsync_file
-from edgemed.session import Session, interrupt_stops
-from edgemed.terminal_text import StreamCleaner, clean
+from edgemed.history import ConversationLine, SavedMessage
+from edgemed.history_export import unfinished_mark
+from edgemed.languages import plural
+from edgemed.languages import text as _
+from edgemed.operating_system import enable_line_editing
+from edgemed.session import interrupt_stops
+from edgemed.terminal_text import clean
 
-SAVE_SECONDS = 1.0
-"""A power cut takes away at most this much of an answer."""
 PROGRESS_SECONDS = 2.0
 FAILURES_BEFORE_LEAVING = 2
+CONVERSATIONS_LISTED = 20
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
 
 # Nobody reads the output any more. Windows says EINVAL for a broken pipe; EIO is a terminal that was closed.
 _NO_READER = {errno.EPIPE: BROKEN_PIPE_EXIT_CODE, errno.EINVAL: BROKEN_PIPE_EXIT_CODE, errno.EIO: 129}
-_STATUSES: dict[StopReason, FinalStatus] = {
-    "end_of_turn": "done",
-    "length": "length",
-    "cancelled": "stopped",
-    "engine_died": "engine_died",
-}
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-T = TypeVar("T")
-
-
-class ModelDescription(NamedTuple):
-    """What the chat tells the user, the history and the engine of the model."""
-
-    name: str
-    sha256: str
-    notice: str | None
-    """Words that stand beside everything the model writes."""
-    opening: Sequence[ChatMessage]
-    """What stands before the first question."""
-
-
-class _Turn(NamedTuple):
-    question: str
-    answer: str
-    """Empty: nothing came. Such a turn is not sent to the engine again."""
-
-
-class _Writing:
-    """The answer that is being received."""
-
-    def __init__(self, question: str, asked_at: float) -> None:
-        self.question = question
-        self.asked_at = self.saved_at = self.progress_at = asked_at
-        self.message_id: int | None = None
-        self.pieces: list[str] = []
-        self.cleaner = StreamCleaner()
-        self.answer: Answer | None = None
-        self.last_visible = ""
-        """What was shown last; empty while nothing was."""
-
-    @property
-    def text(self) -> str:
-        """The answer so far; many models begin with a space or an empty line."""
-        return (self.answer.text if self.answer else "".join(self.pieces)).lstrip()
+Command = Callable[[str], None]
+Say = Callable[[str], None]
+MoreCommands = dict[str, tuple[Callable[[Say, str], None], str]]
+"""Name → what it does, given how to say a line and what stands behind the name; and its purpose."""
 
 
 class LineChat:
-    """A conversation with one model, line by line.
+    """A conversation, line by line.
 
     Args:
         read_line: like `input`: shows the prompt, returns a line, raises EOFError at the end.
         interactive: a person types: show prompts, and progress when reading takes long.
-        model_names: the installed models, for /models.
+        more_commands: for what lies outside the conversation.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        model: ModelDescription,
+        chat: Chat,
         *,
-        history: History,
         read_line: Callable[[str], str],
         output: TextIO,
-        max_tokens: int,
         interactive: bool = True,
-        model_names: Callable[[], Sequence[str]] = tuple,
+        more_commands: MoreCommands | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
-        self._model = model
-        self._history = history
+        self._chat = chat
         self._read_line = read_line
         self._output = output
-        self._max_tokens = max_tokens
         self._interactive = interactive
-        self._model_names = model_names
         self._clock = clock
-        self._conversation: Conversation | None = None
-        self._turns: list[_Turn] = []
-        self._writing: _Writing | None = None
-        self._unfinished: SavedMessage | None = None
         self._exit_code: int | None = None
         self._interrupts_in_a_row = 0
         self._failures_in_a_row = 0
         self._told_of_bad_characters = False
-        self._commands: dict[str, tuple[Callable[[str], None], str]] = {
-            "/help": (self._show_help, "shows this list"),
-            "/new": (self._begin_anew, "begins a new conversation"),
-            "/again": (self._answer_again, "writes another answer to the last question"),
-            "/export": (self._export, "writes the conversation into a file: /export or /export FILE.txt"),
-            "/models": (self._show_models, "lists the installed models"),
-            "/last": (self._show_last, "shows the last saved question and answer"),
-            "/quit": (self._quit, "leaves the chat"),
+        self._listed: list[ConversationLine] = []
+        self._last_shown = ""
+        """What was shown last of the answer; empty while nothing was."""
+        self._progress_at = 0.0
+        self._was_answering = False
+        self._commands: dict[str, tuple[Command, str]] = {
+            "/help": (self._show_help, _("shows this list")),
+            "/new": (self._begin_anew, _("begins a new conversation")),
+            "/again": (self._answer_again, _("writes another answer to the last question")),
+            "/continue": (self._continue, _("writes on where an answer was cut")),
+            "/edit": (self._edit, _("asks the last question in other words: /edit NEW QUESTION")),
+            "/other": (self._other, _("shows the other version of the last question or answer")),
+            "/last": (self._show_last, _("shows the last saved question and answer")),
+            "/copy": (self._copy, _("copies the last answer, where the terminal allows it")),
+            "/history": (self._show_history, _("lists the conversations; /history WORDS searches them")),
+            "/open": (self._open, _("opens a conversation of that list: /open NUMBER")),
+            "/rename": (self._rename, _("gives this conversation a title: /rename TITLE")),
+            "/delete": (self._delete, _("deletes the last question; /delete all the conversation")),
+            "/undo": (self._undo, _("brings back what was deleted")),
+            "/export": (
+                self._export,
+                _("writes the conversation into a file: /export or /export FILE.txt"),
+            ),
         }
-
-    @property
-    def history(self) -> History:
-        """The store in use: another than at the beginning once the disk took no more."""
-        return self._history
+        for name, (action, purpose) in (more_commands or {}).items():
+            self._commands[name] = (functools.partial(action, self._say), purpose)
+        self._commands["/quit"] = (self._quit, _("leaves the chat"))
 
     def run(self) -> int:
         """Talk until the user leaves; return the exit code."""
@@ -156,7 +110,6 @@ class LineChat:
             return self._end_by_system(termination.exit_code)
         except OSError as error:
             # Only reading and writing the user's lines comes here; files and the engine have their own words.
-            self._keep_partial_answer("interrupted")
             if error.errno not in _NO_READER:
                 raise
             return _NO_READER[error.errno]
@@ -164,22 +117,34 @@ class LineChat:
     # Lines.
 
     def _greet(self) -> None:
-        notice = f": {self._model.notice}" if self._model.notice else ""
-        self._say(f"edgemed {__version__}, offline. Model {self._model.name}{notice}.")
-        self._say("AI text can be wrong. You decide.")
-        self._say(f"Commands: {' '.join(self._commands)}")
-        if self._history.opening_note:
-            self._say(self._history.opening_note)
-        unfinished = self._stored(lambda history: history.unfinished_answers())
-        if unfinished:
-            self._unfinished = unfinished[-1]
-            self._stored(lambda history: history.mark_interrupted(unfinished))
-            when = datetime.fromisoformat(unfinished[-1].created_at).astimezone().strftime("%d %b %H:%M")
-            self._say(f"The last answer ({when}) was not finished; it is saved. /last shows it.")
+        model = self._chat.model
+        name = model.name if model else _("none")
+        notice = f": {model.notice}" if model and model.notice else ""
+        self._say(_("edgemed {version}, offline. Model {name}.", version=__version__, name=name + notice))
+        self._say(_("AI text can be wrong. You decide."))
+        self._say(_("Commands: {names}", names=" ".join(self._commands)))
+        if self._chat.history.opening_note:
+            self._say(self._chat.history.opening_note)
+        unfinished = self._chat.take_unfinished()
+        self._tell_note()
+        if unfinished is not None:
+            self._offer(unfinished)
+        if self._interactive and (draft := self._chat.draft()):
+            self._say(_("(Typed and not sent: {draft})", draft=draft))
+
+    def _offer(self, unfinished: SavedMessage) -> None:
+        when = datetime.fromisoformat(unfinished.created_at).astimezone().strftime("%d %b %H:%M")
+        self._say(_("The last answer ({when}) was not finished; it is saved. /last shows it.", when=when))
+        self._say(
+            _(
+                "/continue writes on. /again asks again. /delete deletes the question. "
+                "Anything else keeps it as it is."
+            )
+        )
 
     def _take_line(self) -> None:
         try:
-            line = self._read_line("You> " if self._interactive else "")
+            line = self._read_line(_("You> ") if self._interactive else "")
             self._interrupts_in_a_row = 0
             self._handle(line)
         except EOFError:
@@ -192,285 +157,290 @@ class LineChat:
                 self._say("")
                 self._exit_code = INTERRUPTED_EXIT_CODE
             else:
-                self._say("\nType /quit to leave.")
+                self._say("\n" + _("Type /quit to leave."))
 
     def _handle(self, line: str) -> None:
         text = self._readable(line)
-        if text.startswith("//"):
-            self._ask_new(text[1:])
-        elif text.startswith("/"):
-            name, _, argument = text.partition(" ")
+        if text.startswith("/") and not text.startswith("//"):
+            name, _space, argument = text.partition(" ")
             self._command(name.lower(), argument.strip())
         elif text:
-            self._ask_new(text)
+            question = text[1:] if text.startswith("//") else text
+            self._answer(lambda show: self._chat.ask(question, show))
         elif self._interactive:
-            self._say("Type a question, or /help.")
+            self._say(_("Type a question, or /help."))
 
     def _readable(self, line: str) -> str:
         # Bytes that were no UTF-8 arrive as lone surrogates or as U+FFFD.
-        line = _SURROGATE.sub("\ufffd", line)
+        line = readable(line)
         if "\ufffd" in line and not self._told_of_bad_characters:
             self._told_of_bad_characters = True
-            self._say("(Some characters could not be read.)")
+            self._say(_("(Some characters could not be read.)"))
         return clean(line).strip()
 
     def _command(self, name: str, argument: str) -> None:
         if name in self._commands:
-            self._commands[name][0](argument)
+            try:
+                self._commands[name][0](argument)
+            except EdgemedError as error:
+                self._say_error(error)
+            self._tell_note()
             return
         near = difflib.get_close_matches(name, self._commands, n=1, cutoff=0.5)
-        question = f" Did you mean {near[0]}?" if near else ""
-        self._say(f"error: There is no command {name}.{question}")
-        self._say("hint: /help lists the commands. A question that begins with / is typed with //.")
+        question = " " + _("Did you mean {name}?", name=near[0]) if near else ""
+        self._say(_("error: There is no command {name}.", name=name) + question)
+        self._say(_("hint: /help lists the commands. A question that begins with / is typed with //."))
 
     # Questions and answers.
 
-    def _ask_new(self, question: str) -> None:
-        if self._conversation is None:
-            self._conversation = self._stored(self._start_conversation)
-        self._stored(lambda history: history.add_question(self._conversation_id, question))
-        self._answer(question, self._turns)
-
-    def _answer_again(self, _argument: str) -> None:
-        if not self._turns:
-            self._say("There is no question yet.")
-            return
-        last = self._turns[-1]
-        self._answer(last.question, self._turns[:-1], seed=random.getrandbits(32))
-        if last.answer and not self._turns[-1].answer:
-            self._turns[-1] = last
-
-    def _answer(self, question: str, earlier: list[_Turn], seed: int | None = None) -> None:
-        writing = self._writing = _Writing(question, self._clock())
-        # What fails is kept as a turn without an answer, for /again.
-        self._turns = [*earlier, _Turn(question, "")]
+    def _answer(self, ask: Callable[[Show], Outcome]) -> None:
+        self._last_shown, self._progress_at = "", self._clock()
+        self._was_answering = True
         try:
-            with interrupt_stops(self._engine):
-                self._receive(writing, self._messages(earlier, question), seed)
-                self._conclude(writing)
+            with self._interrupts_stop():
+                self._conclude(ask(self._show))
             self._failures_in_a_row = 0
         except EdgemedError as error:
-            self._finish(writing, "engine_died")
             self._report(error)
         except KeyboardInterrupt:
             # A second Ctrl+C, while the end of the answer was being told.
-            self._keep_partial_answer("stopped")
-        self._turns[-1] = _Turn(question, writing.text)
-        self._writing = None
+            self._say("")
+        self._was_answering = False
 
-    def _messages(self, earlier: list[_Turn], question: str) -> list[ChatMessage]:
-        messages = list(self._model.opening)
-        for turn in earlier:
-            if turn.answer.strip():
-                messages += [ChatMessage("user", turn.question), ChatMessage("assistant", turn.answer)]
-        return [*messages, ChatMessage("user", question)]
+    def _interrupts_stop(self) -> contextlib.AbstractContextManager[None]:
+        try:
+            return interrupt_stops(self._chat.engine)
+        except ModelError:
+            return contextlib.nullcontext()
 
-    def _receive(self, writing: _Writing, messages: list[ChatMessage], seed: int | None) -> None:
-        events = self._engine.ask(messages, max_tokens=self._max_tokens, seed=seed)
-        while True:
-            try:
-                event = next(events, None)
-                if event is None:
-                    return
-                self._take_event(writing, event)
-            except KeyboardInterrupt:
-                # Where `interrupt_stops` could not step in. The rest of the events may be lost, or not.
-                self._engine.stop()
-
-    def _take_event(self, writing: _Writing, event: Event) -> None:
-        if writing.message_id is None:
-            # Not before the engine accepted the question: what it refuses has no answer.
-            writing.message_id = self._stored(
-                lambda history: history.begin_answer(self._conversation_id, self._model.notice)
-            )
-        match event:
+    def _show(self, happening: Happening) -> None:
+        match happening:
             case TurnsLeftOut(turns):
-                subject = (
-                    "The oldest question no longer fits and is"
-                    if turns == 1
-                    else f"The oldest {turns} questions no longer fit and are"
+                self._say(
+                    plural(
+                        "(The oldest question no longer fits and is not read by the AI.)",
+                        "(The oldest {count} questions no longer fit and are not read by the AI.)",
+                        turns,
+                    )
                 )
-                self._say(f"({subject} not read by the AI.)")
             case Reading():
-                self._show_progress(writing, event)
-            case Piece(text):
-                writing.pieces.append(text)
-                self._show(writing, writing.cleaner.feed(text))
-                self._save_partial(writing)
-            case Finished(answer):
-                writing.answer = answer
+                self._show_progress(happening)
+            case Visible(text):
+                if not self._last_shown:
+                    self._write(_("AI: "))
+                self._last_shown = text
+                self._write(text)
+            case Note(text):
+                self._begin_line()
+                self._say(f"({text})")
 
-    def _show_progress(self, writing: _Writing, reading: Reading) -> None:
+    def _show_progress(self, reading: Reading) -> None:
         now = self._clock()
         if (
             self._interactive
             and reading.read_tokens < reading.prompt_tokens
-            and now - writing.progress_at >= PROGRESS_SECONDS
+            and now - self._progress_at >= PROGRESS_SECONDS
         ):
-            writing.progress_at = now
-            self._say(f"(reading the question: {reading.read_tokens} of {reading.prompt_tokens} tokens)")
+            self._progress_at = now
+            self._say(
+                _(
+                    "(reading the question: {read} of {all} tokens)",
+                    read=reading.read_tokens,
+                    all=reading.prompt_tokens,
+                )
+            )
 
-    def _show(self, writing: _Writing, visible: str) -> None:
-        if not writing.last_visible:
-            visible = visible.lstrip()
-            if not visible:
-                return
-            self._write("AI: ")
-        if visible:
-            writing.last_visible = visible
-            self._write(visible)
-
-    def _save_partial(self, writing: _Writing) -> None:
-        now = self._clock()
-        if now - writing.saved_at >= SAVE_SECONDS and writing.message_id is not None:
-            message_id, text = writing.message_id, writing.text
-            self._stored(lambda history: history.save_partial(message_id, text))
-            writing.saved_at = now
-
-    def _conclude(self, writing: _Writing) -> None:
-        seconds = self._clock() - writing.asked_at
-        self._show(writing, writing.cleaner.flush())
-        if writing.last_visible and not writing.last_visible.endswith("\n"):
-            self._write("\n")
-        stop_reason = writing.answer.stop_reason if writing.answer else "cancelled"
-        self._finish(writing, _STATUSES[stop_reason])
-        if not writing.last_visible and stop_reason in ("end_of_turn", "length"):
-            self._say("AI: (no answer)")
-        if stop_reason == "cancelled":
-            self._say("(Stopped. What was written is kept.)" if writing.last_visible else "(Stopped.)")
-        elif stop_reason == "length":
-            self._say("(The answer reached its longest length and is cut.)")
-        elif stop_reason == "engine_died" and writing.answer:
-            self._say(f"error: {writing.answer.explanation}")
-        if writing.last_visible:
-            words = len(writing.text.split())
-            notice = f"; {self._model.notice}" if self._model.notice else ""
-            self._say(f"({words} word{'' if words == 1 else 's'} in {seconds:.1f} s{notice})")
-
-    def _finish(self, writing: _Writing, status: FinalStatus) -> None:
-        if writing.message_id is not None:
-            message_id, text = writing.message_id, writing.text
-            self._stored(lambda history: history.finish_answer(message_id, text, status))
+    def _conclude(self, outcome: Outcome) -> None:
+        self._begin_line()
+        self._tell_note()
+        shown = bool(self._last_shown)
+        if not shown and outcome.stop_reason in ("end_of_turn", "length"):
+            self._say(_("AI: (no answer)"))
+        if outcome.stop_reason == "cancelled":
+            self._say(_("(Stopped. What was written is kept.)") if shown else _("(Stopped.)"))
+        elif outcome.stop_reason == "length":
+            self._say(_("(The answer reached its longest length and is cut. /continue writes on.)"))
+        elif outcome.stop_reason == "engine_died":
+            self._say(_("error: {sentence}", sentence=outcome.explanation))
+        if shown:
+            model = self._chat.model
+            notice = f"; {model.notice}" if model and model.notice else ""
+            words = plural("{count} word", "{count} words", outcome.words)
+            self._say(
+                "(" + _("{words} in {seconds:.1f} s", words=words, seconds=outcome.seconds) + f"{notice})"
+            )
 
     def _report(self, error: EdgemedError) -> None:
-        if self._writing is not None and self._writing.last_visible:
-            self._write("\n")
-        self._say(f"error: {error.message}")
-        if error.hint:
-            self._say(f"hint: {error.hint}")
+        self._begin_line()
+        self._say_error(error)
         if isinstance(error, ModelError | EngineError):
             self._failures_in_a_row += 1
             if self._failures_in_a_row == FAILURES_BEFORE_LEAVING:
                 self._exit_code = error.exit_code
 
-    # Endings that nobody typed.
+    def _begin_line(self) -> None:
+        if self._last_shown and not self._last_shown.endswith("\n"):
+            self._write("\n")
+            self._last_shown = "\n"
 
     def _end_by_system(self, exit_code: int) -> int:
-        answering = self._writing is not None
-        self._keep_partial_answer("interrupted")
         saved = ""
-        if self._history.saves:
-            saved = " The question and the answer so far are saved." if answering else " Everything is saved."
+        if self._chat.history.saves:
+            saved = " " + (
+                _("The question and the answer so far are saved.")
+                if self._was_answering
+                else _("Everything is saved.")
+            )
         # With its window closed nobody reads this.
         with contextlib.suppress(OSError):
-            self._say(f"\nEnded by the system.{saved}")
+            self._say("\n" + _("Ended by the system.") + saved)
         return exit_code
-
-    def _keep_partial_answer(self, status: FinalStatus) -> None:
-        if self._writing is None:
-            return
-        self._engine.stop()
-        answer = self._writing.answer
-        # Saving may have something to say, to an output that is gone.
-        with contextlib.suppress(OSError):
-            self._finish(self._writing, _STATUSES[answer.stop_reason] if answer else status)
-
-    # Saving.
-
-    @property
-    def _conversation_id(self) -> int:
-        assert self._conversation is not None, "a question begins a conversation"
-        return self._conversation.id
-
-    def _start_conversation(self, history: History) -> Conversation:
-        return history.conversation(history.start_conversation(self._model.name, self._model.sha256))
-
-    def _stored(self, action: Callable[[History], T]) -> T:
-        """Do something with the history; when the disk takes no more, go on in memory and say so once."""
-        try:
-            return action(self._history)
-        except StorageError as error:
-            if not self._history.saves:
-                raise
-            disk = self._history
-            self._history = (
-                NoHistory() if self._conversation is None else NoHistory.continuing(disk, self._conversation)
-            )
-            disk.close()
-            between = "\n" if self._writing is not None and self._writing.last_visible else ""
-            self._say(f"{between}({error.message} The chat goes on, but nothing more is saved. {error.hint})")
-            return action(self._history)
 
     # Commands.
 
     def _show_help(self, _argument: str) -> None:
-        for name, (_, purpose) in self._commands.items():
+        for name, (_action, purpose) in self._commands.items():
             self._say(f"{name} {purpose}.")
         self._say(
-            "Ctrl+C stops an answer and keeps what was written. // begins a question that starts with /."
+            _("Ctrl+C stops an answer and keeps what was written. // begins a question that starts with /.")
         )
 
     def _begin_anew(self, _argument: str) -> None:
-        self._conversation, self._turns = None, []
-        self._say("A new conversation. The AI does not know what was said before.")
+        self._chat.begin_anew()
+        self._say(_("A new conversation. The AI does not know what was said before."))
 
-    def _show_models(self, _argument: str) -> None:
-        for name in dict.fromkeys([self._model.name, *self._model_names()]):
-            self._say(f"{name} (in use)" if name == self._model.name else name)
-        self._say("To change: leave with /quit, then run: edgemed models use NAME")
+    def _answer_again(self, _argument: str) -> None:
+        self._answer(self._chat.ask_again)
+
+    def _continue(self, _argument: str) -> None:
+        self._answer(self._chat.continue_answer)
+
+    def _edit(self, argument: str) -> None:
+        questions = [message for message in self._chat.messages() if message.role == "user"]
+        if not questions:
+            self._say(_("There is no question yet."))
+        elif not argument:
+            self._say(_("The question was: {question}", question=questions[-1].text))
+            self._say(_("Ask it in other words: /edit NEW QUESTION"))
+        else:
+            self._answer(lambda show: self._chat.edit(questions[-1].id, argument, show))
+
+    def _other(self, _argument: str) -> None:
+        for message in reversed(self._chat.messages()):
+            number, count = self._chat.place(message)
+            if count > 1:
+                self._chat.other_version(message, 1)
+                self._say(_("(Version {number} of {count}.)", number=number % count + 1, count=count))
+                self._show_messages(self._chat.messages()[-2:])
+                return
+        self._say(_("There is no other version."))
 
     def _show_last(self, _argument: str) -> None:
-        answer = self._unfinished or self._stored(lambda history: history.latest_answer())
+        answer = self._chat.history.latest_answer()
         if answer is None:
-            self._say("There is no saved answer yet.")
+            self._say(_("There is no saved answer yet."))
             return
-        messages = self._stored(lambda history: history.messages(answer.conversation_id))
-        questions = [message for message in messages if message.role == "user" and message.id < answer.id]
-        if questions:
-            self._say(f"You: {questions[-1].text}")
-        mark = "" if answer.status == "done" else "NOT FINISHED. "
-        notice = f" ({answer.notice})" if answer.notice else ""
-        self._say(f"AI{notice}: {mark}{answer.text or '(nothing was written)'}")
-        self._unfinished = None
+        messages = self._chat.history.messages(answer.conversation_id)
+        questions = [message for message in messages if message.id == answer.parent_id]
+        self._show_messages([*questions, answer])
+
+    def _show_messages(self, messages: list[SavedMessage]) -> None:
+        for message in messages:
+            if message.role == "user":
+                self._say(_("You: {text}", text=message.text))
+                continue
+            mark = f"{unfinished_mark(message)}. " if unfinished_mark(message) else ""
+            notice = f" ({message.notice})" if message.notice else ""
+            self._say(_("AI{notice}: {text}", notice=notice, text=mark + (message.text or _("(nothing)"))))
+
+    def _copy(self, _argument: str) -> None:
+        answers = [message for message in self._chat.messages() if message.role == "assistant"]
+        if not answers:
+            self._say(_("There is no answer yet."))
+            return
+        if self._interactive:
+            # OSC 52; a terminal that does not know it ignores it.
+            content = base64.b64encode(clean(answers[-1].text).encode()).decode()
+            self._write(f"\x1b]52;c;{content}\x07")
+        self._say(_("Copied, if this terminal allows it. /export writes a file in any case."))
+
+    def _show_history(self, argument: str) -> None:
+        self._listed = self._chat.history.conversations(search=argument, limit=CONVERSATIONS_LISTED)
+        if not self._listed:
+            self._say(_("Nothing was found.") if argument else _("There is no saved conversation yet."))
+            return
+        for number, line in enumerate(self._listed, 1):
+            self._say(f"{number}. {line.created_at[:10]} {line.title}")
+            if line.hit is not None:
+                self._say(f"   ...{_marked(line)}")
+        self._say(_("/open NUMBER opens one."))
+
+    def _open(self, argument: str) -> None:
+        listed = self._listed or self._chat.history.conversations(limit=CONVERSATIONS_LISTED)
+        if not argument.isdecimal() or not 1 <= int(argument) <= len(listed):
+            self._say(_("error: There is no number {number} in the list.", number=argument or "?"))
+            self._say(_("hint: /history shows the list."))
+            return
+        self._chat.open_conversation(listed[int(argument) - 1].id)
+        conversation = self._chat.conversation
+        self._say(_("Opened: {title}", title=conversation.title if conversation else ""))
+        self._show_messages(self._chat.messages()[-2:])
+
+    def _rename(self, argument: str) -> None:
+        if not argument:
+            self._say(_("Type the title, too: /rename TITLE"))
+            return
+        self._chat.rename(argument)
+        conversation = self._chat.conversation
+        self._say(_("The title is now: {title}", title=conversation.title if conversation else ""))
+
+    def _delete(self, argument: str) -> None:
+        conversation, messages = self._chat.conversation, self._chat.messages()
+        questions = [message for message in messages if message.role == "user"]
+        if conversation is None or not questions:
+            self._say(_("There is nothing to delete."))
+        elif argument.lower() in ("all", _("all")):
+            self._chat.delete_conversation(conversation.id)
+            self._say(_("The conversation is deleted. /undo brings it back until you leave."))
+        else:
+            self._chat.delete_message(questions[-1].id)
+            self._say(_("The last question is deleted. /undo brings it back until you leave."))
+
+    def _undo(self, _argument: str) -> None:
+        if self._chat.undo():
+            self._say(_("It is back."))
+            self._show_messages(self._chat.messages()[-2:])
+        else:
+            self._say(_("Nothing was deleted."))
+
+    def _export(self, argument: str) -> None:
+        try:
+            wanted = Path(argument.strip("\"'") or ".").expanduser()
+        except RuntimeError as error:
+            # There is no such user.
+            raise StorageError(
+                _(
+                    "The conversation could not be written to {place}: {reason}.",
+                    place=argument,
+                    reason=error,
+                ),
+                hint=_("Name a file in a folder that exists: /export FOLDER/NAME.md"),
+            ) from error
+        self._say(_("Written to {path}", path=self._chat.export(wanted)))
 
     def _quit(self, _argument: str) -> None:
         self._exit_code = 0
 
-    def _export(self, argument: str) -> None:
-        if self._conversation is None:
-            self._say("There is nothing to export yet.")
-            return
-        name = f"edgemed-{self._conversation.created_at[:10]}-{self._conversation.id}.md"
-        try:
-            target = Path(argument.strip("\"'")).expanduser() if argument else Path(name)
-            if target.is_dir():
-                target /= name
-            as_text = target.suffix.lower() == ".txt"
-            text = self._stored(
-                lambda history: (history.export_text if as_text else history.export_markdown)(
-                    self._conversation_id
-                )
-            )
-            self._say(f"Written to {_write_new_file(target, text).absolute()}")
-        except (OSError, RuntimeError, ValueError) as error:
-            # expanduser knows no such user: RuntimeError. A NUL in the name: ValueError.
-            reason = error.strerror if isinstance(error, OSError) else None
-            self._say(
-                f"error: The conversation could not be written to {argument or name}: {reason or error}."
-            )
-            self._say("hint: Name a file in a folder that exists and can be written: /export FOLDER/NAME.md")
-
     # Output.
+
+    def _tell_note(self) -> None:
+        if note := self._chat.take_note():
+            self._say(f"({note})")
+
+    def _say_error(self, error: EdgemedError) -> None:
+        self._say(_("error: {sentence}", sentence=error.message))
+        if error.hint:
+            self._say(_("hint: {hint}", hint=error.hint))
 
     def _say(self, line: str) -> None:
         self._write(clean(line) + "\n")
@@ -480,32 +450,30 @@ class LineChat:
         self._output.flush()
 
 
-def run_line_mode(session: Session, *, max_tokens: int) -> int:
+def run_line_mode(chat: Chat, more_commands: MoreCommands) -> int:
     """Run the chat on this process's standard input and output; return the exit code."""
     interactive = sys.stdin.isatty()
-    try:
-        history = History.open(paths.history_file())
-    except StorageError as error:
-        history = NoHistory(f"{error.message} {error.hint}")
-    manifest = session.model.manifest
-    chat = LineChat(
-        session.engine,
-        ModelDescription(session.model.name, manifest.sha256, manifest.notice, session.opening),
-        history=history,
+    line_chat = LineChat(
+        chat,
         read_line=_typed_line if interactive else _piped_line,
         output=sys.stdout,
-        max_tokens=max_tokens,
         interactive=interactive,
-        model_names=lambda: [model.name for model in models.list_models("model").models],
+        more_commands=more_commands,
     )
-    try:
-        exit_code = chat.run()
-    finally:
-        chat.history.close()
+    exit_code = line_chat.run()
     if exit_code == BROKEN_PIPE_EXIT_CODE:
         # `cli.main` knows how a process ends whose reader is gone.
         raise BrokenPipeError
     return exit_code
+
+
+def _marked(line: ConversationLine) -> str:
+    assert line.hit is not None
+    text, end_of_last = "", 0
+    for begin, end in line.hit.spans:
+        text += f"{line.hit.text[end_of_last:begin]}[{line.hit.text[begin:end]}]"
+        end_of_last = end
+    return text + line.hit.text[end_of_last:]
 
 
 def _typed_line(prompt: str) -> str:
@@ -523,26 +491,3 @@ def _piped_line(_prompt: str) -> str:
     if not line:
         raise EOFError
     return line
-
-
-def _write_new_file(wanted: Path, text: str) -> Path:
-    """Write a file that was not there, adding -2, -3, ... to its name where one was; return its path."""
-    target, number = wanted, 1
-    while True:
-        try:
-            file = target.open("x", encoding="utf-8", newline="\n")
-            break
-        except FileExistsError:
-            number += 1
-            target = wanted.with_stem(f"{wanted.stem}-{number}")
-    try:
-        with file:
-            file.write(text)
-            file.flush()
-            # People pull a stick as soon as they read "Written".
-            fsync_file(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            target.unlink()
-        raise
-    return target

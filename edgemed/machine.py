@@ -3,9 +3,12 @@
 Called by the engine's child (threads), by the memory check before a model is loaded, and by the doctor.
 """
 
+import dataclasses
+import os
 import platform
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +30,8 @@ _CGROUP_V1_FILES = (
     "total_active_file",
 )
 _SHORTEST_SAMPLE_SECONDS = 0.05
+_MEDIA_FOLDERS = ("/media/", "/run/media/", "/mnt/")
+_MEDIUM_SECONDS = 0.5
 # Guest time is part of user time already. On Windows "system" holds interrupts too.
 _BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
@@ -130,6 +135,48 @@ def free_disk_bytes(path: Path) -> int:
 
 
 # The battery, and the other programs.
+
+
+@dataclasses.dataclass(frozen=True)
+class Medium:
+    """A stick, a card or another disk that somebody plugged in."""
+
+    path: Path
+    label: str
+    free_bytes: int
+    """0 when nothing can be written."""
+
+
+def mounted_media() -> list[Medium]:
+    """Return the plugged-in media; one that does not answer at once is left out."""
+    try:
+        partitions = psutil.disk_partitions()
+    except (OSError, psutil.Error):
+        return []
+    media: list[Medium] = []
+    for partition in partitions:
+        if not _is_plugged_in(partition.mountpoint, partition.opts):
+            continue
+        # A stick that was pulled without a word can hold up whoever asks for it.
+        asking = threading.Thread(target=_add_medium, args=(partition.mountpoint, media), daemon=True)
+        asking.start()
+        asking.join(_MEDIUM_SECONDS)
+    return list(media)
+
+
+def _is_plugged_in(mountpoint: str, options: str) -> bool:
+    if sys.platform == "win32":
+        return "removable" in options.split(",")
+    return mountpoint.startswith(_MEDIA_FOLDERS)
+
+
+def _add_medium(mountpoint: str, media: list[Medium]) -> None:
+    path = Path(mountpoint)
+    try:
+        writable = os.access(path, os.W_OK)
+        media.append(Medium(path, path.name or mountpoint, shutil.disk_usage(path).free if writable else 0))
+    except OSError:
+        return
 
 
 def battery_percent() -> float | None:

@@ -45,18 +45,25 @@ from edgemed.manifest import (
     MODEL_CARD_NAME,
     ModelFile,
     ModelManifest,
+    ModelShape,
     encode_manifest,
     read_manifest,
 )
-from edgemed.operating_system import fsync_file, fsync_folder, lock_file, replace_file
+from edgemed.operating_system import (
+    fsync_file,
+    fsync_folder,
+    lock_file,
+    write_atomically,
+    write_durably,
+)
 from edgemed.paths import data_folder, embedded_models_folder, models_folder
+from edgemed.settings import change_settings, read_settings
 
 Kind = Literal["model", "adapter"]
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
 
 _INSTALLED_NAME = "installed.json"
-_CHOSEN_NAME = ".chosen"
 _LOCK_NAME = ".lock"
 _INCOMING = ".incoming-"
 _CHUNK_BYTES = 4 * 2**20
@@ -64,6 +71,7 @@ _MAX_TEXT_FILE_BYTES = 2**20
 _KEPT_HASHES = 100
 # Left for conversations and logs: a full disk would lose the next answer.
 _SPARE_BYTES = 16 * 2**20
+_UNHASHED = ModelFile(name="unhashed", size_bytes=0, sha256="0" * 64)
 _INSTALL_AGAIN = "Remove it with `edgemed models remove {name}` and install it again."
 
 
@@ -178,6 +186,31 @@ def install_model(
     return InstalledModel(read_manifest(target / MANIFEST_NAME), target, embedded=False)
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What can be known of a model before it is installed, without reading it whole."""
+
+    name: str
+    kind: Kind
+    size_bytes: int
+    context_length: int
+    shape: ModelShape
+    notice: str | None
+
+
+def examine_model(source: Path) -> Examined:
+    """Look at a pack or GGUF file as `install_model` does, but for its hashes.
+
+    Raises:
+        EdgemedError: as `install_model` says.
+    """
+    plan = _plan(source, None)
+    manifest = plan.manifest or _manifest_of(plan.headers, [_UNHASHED], plan.name)
+    return Examined(
+        plan.name, manifest.kind, plan.size_bytes, manifest.context_length, manifest.shape, manifest.notice
+    )
+
+
 def verify_model(model: InstalledModel, progress: Progress | None = None) -> None:
     """Read every byte again and compare; a sound model counts as unchanged from now on.
 
@@ -196,7 +229,7 @@ def verify_model(model: InstalledModel, progress: Progress | None = None) -> Non
             )
     if _is_installed(model) and _read_installed(model.folder) != _file_states(model.folder, model.manifest):
         with _storage(model.folder):
-            _write_atomically(model.folder / _INSTALLED_NAME, _encode_installed(model.folder, model.manifest))
+            write_atomically(model.folder / _INSTALLED_NAME, _encode_installed(model.folder, model.manifest))
 
 
 def check_unchanged(model: InstalledModel) -> None:
@@ -234,10 +267,10 @@ def remove_model(name: str) -> None:
             doomed = folder / f"{_INCOMING}{secrets.token_hex(8)}"
             # One rename, so that an interrupted removal leaves no half a model.
             (folder / name).rename(doomed)
-            if _read_chosen() == name:
-                (folder / _CHOSEN_NAME).unlink(missing_ok=True)
             _delete(doomed)
             fsync_folder(folder)
+    if read_settings()[0].model == name:
+        change_settings(model=None)
 
 
 def use_model(name: str) -> None:
@@ -253,10 +286,7 @@ def use_model(name: str) -> None:
         raise _not_found(found, name, "model")
     if model.manifest.kind != "model":
         raise UsageError(f"{name} is an adapter; choose a model.", hint="Adapters are named at each start.")
-    folder = models_folder()
-    with _storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / _CHOSEN_NAME, f"{name}\n".encode())
+    change_settings(model=name)
 
 
 # Finding.
@@ -302,21 +332,13 @@ def _named(found: ModelList, name: str, *, damaged_is_error: bool = True) -> Ins
 
 def _chosen_or_embedded(found: ModelList, kind: Kind) -> InstalledModel:
     if kind == "model":
-        chosen = _named(found, _read_chosen())
+        chosen = _named(found, read_settings()[0].model or "")
         if chosen is not None and chosen.manifest.kind == kind:
             return chosen
     for model in found.models:
         if model.embedded and model.manifest.kind == kind:
             return model
     raise ModelNotFound(f"No {kind} is installed.", hint="Install one with `edgemed models install FILE`.")
-
-
-def _read_chosen() -> str:
-    """Return the chosen name, or nothing: without a choice the embedded model still works."""
-    try:
-        return (models_folder() / _CHOSEN_NAME).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _not_found(found: ModelList, name: str, kind: Kind) -> ModelNotFound:
@@ -591,8 +613,8 @@ def _fill(plan: _Plan, staged: Path, progress: Progress) -> None:
             _check_plain(card, _MAX_TEXT_FILE_BYTES)
             _copy(card, staged / MODEL_CARD_NAME, _size(card), _Counter(_no_progress, 0))
     with _storage(staged):
-        _write_durably(staged / MANIFEST_NAME, encode_manifest(manifest))
-        _write_durably(staged / _INSTALLED_NAME, _encode_installed(staged, manifest))
+        write_durably(staged / MANIFEST_NAME, encode_manifest(manifest))
+        write_durably(staged / _INSTALLED_NAME, _encode_installed(staged, manifest))
     read_manifest(staged / MANIFEST_NAME)
 
 
@@ -710,7 +732,7 @@ def _cached_hash(path: Path, cache: dict[str, list[object]]) -> str:
     newest = dict(list(cache.items())[-_KEPT_HASHES:])
     try:
         data_folder().mkdir(parents=True, exist_ok=True)
-        _write_atomically(data_folder() / "file_hashes.json", json.dumps(newest).encode())
+        write_atomically(data_folder() / "file_hashes.json", json.dumps(newest).encode())
     except (OSError, StorageError):
         pass  # A read-only data folder: hashed again next time.
     return sha256
@@ -751,22 +773,6 @@ def _chunks(path: Path) -> Iterator[bytes]:
 def _size(path: Path) -> int:
     with _storage(path):
         return path.stat().st_size
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        fsync_file(file.fileno())
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    written = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        _write_durably(written, data)
-        replace_file(written, path)
-    finally:
-        written.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import io
 import os
+import secrets
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from edgemed.errors import StorageError
+from edgemed.errors import FileInUse, StorageError
 
 if sys.platform == "win32":
     import msvcrt
@@ -77,7 +78,8 @@ def lock_file(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; the system frees it when the process dies, however it dies.
 
     Raises:
-        StorageError: another edgemed holds it, or the disk cannot lock.
+        FileInUse: another edgemed holds it.
+        StorageError: the disk cannot lock.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -100,7 +102,7 @@ def _lock(descriptor: int, path: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in in_use:
-            raise StorageError(
+            raise FileInUse(
                 f"{path.name} is in use by another edgemed.",
                 hint=f"Wait until it has finished, or close it, then try again. The file is {path}.",
             ) from error
@@ -147,6 +149,24 @@ def replace_file(source: Path, target: Path) -> None:
 
 
 # Signals and the ends of processes.
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file and wait until its bytes are on the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        fsync_file(file.fileno())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that its name stands for the old bytes or for the new ones, never for a part."""
+    written = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        write_durably(written, data)
+        replace_file(written, path)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def on_termination(handler: Callable[[int], None]) -> None:

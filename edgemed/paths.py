@@ -34,6 +34,11 @@ def logs_folder() -> Path:
     return data_folder() / "logs"
 
 
+def settings_file() -> Path:
+    """The settings, in TOML."""
+    return data_folder() / "settings.toml"
+
+
 def history_file() -> Path:
     """The SQLite file of saved conversations."""
     return data_folder() / "history.sqlite3"

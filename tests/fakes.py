@@ -16,6 +16,7 @@ from edgemed.engine.messages import (
     TurnsLeftOut,
 )
 from edgemed.errors import EdgemedError
+from edgemed.manifest import Sampling
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class FakeEngine:
     load_fails_with: EdgemedError | None = None
     asked: list[list[ChatMessage]] = field(default_factory=list)
     seeds: list[int | None] = field(default_factory=list)
+    answers_so_far: list[str] = field(default_factory=list)
     max_tokens: list[int] = field(default_factory=list)
+    samplings: list[Sampling] = field(default_factory=list)
     stops: int = 0
     finished: int = 0
     """Answers whose caller waited for the last event."""
@@ -63,7 +66,12 @@ class FakeEngine:
             raise self.load_fails_with
 
     def ask(
-        self, messages: Sequence[ChatMessage], *, max_tokens: int, seed: int | None = None
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int,
+        seed: int | None = None,
+        answer_so_far: str = "",
     ) -> Iterator[Event]:
         """Tell the next script and note what was asked."""
         script = self.scripts[min(len(self.asked), len(self.scripts) - 1)]
@@ -71,11 +79,16 @@ class FakeEngine:
             script = Script(script)
         self.asked.append(list(messages))
         self.seeds.append(seed)
+        self.answers_so_far.append(answer_so_far)
         self.max_tokens.append(max_tokens)
         self._stopped = False
         if script.refused_with is not None:
             raise script.refused_with
         return self._events(script)
+
+    def use_sampling(self, sampling: Sampling) -> None:
+        """Note it."""
+        self.samplings.append(sampling)
 
     def stop(self) -> None:
         """End the answer before its next piece."""

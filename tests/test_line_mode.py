@@ -8,16 +8,16 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from edgemed import line_mode, models, paths
+from edgemed import history_export, paths
+from edgemed.chat import Chat, ModelDescription, open_history
 from edgemed.engine.messages import ChatMessage
 from edgemed.errors import EngineDied, ModelCorrupt, QuestionTooLong, StorageError, Terminated
 from edgemed.history import History, NoHistory, SavedMessage
-from edgemed.line_mode import LineChat, ModelDescription, run_line_mode
+from edgemed.line_mode import LineChat, run_line_mode
 from tests.fakes import FakeEngine, Script
 
 NOTICE = "demonstration model, not for patients"
@@ -67,16 +67,11 @@ class Scene:
         self._lines = iter(lines)
         self.prompts: list[str] = []
         self.output = output or io.StringIO()
-        self.chat = LineChat(
-            engine,
-            options.pop("model", MODEL),
-            history=history,
-            read_line=self._read_line,
-            output=self.output,
-            max_tokens=64,
-            **options,
-        )
-        self.exit_code = self.chat.run()
+        clock = {"clock": options["clock"]} if "clock" in options else {}
+        self.chat = Chat(history, max_tokens=64, **clock)
+        self.chat.use(engine, options.pop("model", MODEL))
+        line_chat = LineChat(self.chat, read_line=self._read_line, output=self.output, **options)
+        self.exit_code = line_chat.run()
 
     @property
     def text(self) -> str:
@@ -133,7 +128,8 @@ def test_the_header_says_what_this_is_and_who_decides(history: History) -> None:
     lines = Scene(history, [], FakeEngine()).text.splitlines()
     assert re.match(r"edgemed [\d.]+, offline\. Model tiny-medical: demonstration model, not for", lines[0])
     assert lines[1] == "AI text can be wrong. You decide."
-    assert lines[2] == "Commands: /help /new /again /export /models /last /quit"
+    assert lines[2].startswith("Commands: /help /new /again ")
+    assert lines[2].endswith(" /quit")
 
 
 def test_the_whole_conversation_goes_to_the_engine_as_it_was_said(history: History) -> None:
@@ -199,7 +195,7 @@ def test_turns_left_out_are_named(history: History) -> None:
 
 def test_an_answer_cut_at_its_longest_says_so(history: History) -> None:
     scene = Scene(history, ["q"], FakeEngine([Script("cut", stop_reason="length")]))
-    assert "(The answer reached its longest length and is cut.)" in scene.text
+    assert "(The answer reached its longest length and is cut. /continue writes on.)" in scene.text
     assert stored(history)[-1][2] == "length"
 
 
@@ -392,16 +388,16 @@ def test_a_chat_without_a_store_says_that_nothing_is_saved() -> None:
 
 def test_an_answer_cut_by_a_power_failure_is_offered_at_the_next_start(history: History) -> None:
     conversation_id = history.start_conversation("m", "0" * 64)
-    history.add_question(conversation_id, "How much?")
-    history.save_partial(history.begin_answer(conversation_id, NOTICE), "Give\x1b[2J 5")
+    question_id = history.add_question(conversation_id, "How much?")
+    history.save_partial(history.begin_answer(question_id, NOTICE), "Give\x1b[2J 5")
     scene = Scene(history, ["/last"], FakeEngine())
     assert re.search(
         r"The last answer \(\d\d \w+ \d\d:\d\d\) was not finished; it is saved\. /last", scene.text
     )
-    assert f"You: How much?\nAI ({NOTICE}): NOT FINISHED. Give 5\n" in scene.text
+    assert f"You: How much?\nAI ({NOTICE}): NOT FINISHED (interrupted). Give 5\n" in scene.text
     later = Scene(history, ["/last"], FakeEngine())
     assert "was not finished" not in later.text
-    assert "NOT FINISHED. Give 5" in later.text
+    assert "NOT FINISHED (interrupted). Give 5" in later.text
 
 
 # Commands.
@@ -421,7 +417,11 @@ def test_again_asks_the_same_with_another_seed_and_keeps_both_answers(history: H
     assert engine.seeds[0] is None
     assert isinstance(engine.seeds[1], int)
     assert engine.asked[2][1:3] == [ChatMessage("user", "q"), ChatMessage("assistant", "Second.")]
-    assert [text for _, text, _ in stored(history)] == ["q", "First.", "Second.", "next", "Third."]
+    assert [text for _, text, _ in stored(history)] == ["q", "Second.", "next", "Third."]
+    (first, second) = history.siblings(history.messages(1)[1])
+    history.choose_branch(first)
+    assert [message.text for message in history.messages(1)] == ["q", "First."]
+    assert second > first
 
 
 def test_again_without_words_leaves_the_answer_that_was_there(history: History) -> None:
@@ -454,16 +454,11 @@ def test_an_export_that_fails_is_one_sentence_and_leaves_no_half_file(
     def pulled(_descriptor: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(line_mode, "fsync_file", pulled)
+    monkeypatch.setattr(history_export, "fsync_file", pulled)
     scene = Scene(history, ["q", "/export stick.md", "still here"], FakeEngine())
     assert "could not be written to stick.md: Input/output error." in scene.text
     assert not Path("stick.md").exists()
     assert scene.exit_code == 0
-
-
-def test_models_marks_the_one_in_use(history: History) -> None:
-    scene = Scene(history, ["/models"], FakeEngine(), model_names=lambda: ["other", "tiny-medical"])
-    assert "tiny-medical (in use)\nother\nTo change: " in scene.text
 
 
 def test_an_unknown_command_names_the_nearest(history: History) -> None:
@@ -488,25 +483,27 @@ def test_last_without_a_saved_answer_says_so(history: History) -> None:
 # The process.
 
 
-def a_session(engine: FakeEngine) -> Any:
-    manifest = SimpleNamespace(sha256="0" * 64, notice=NOTICE)
-    return SimpleNamespace(
-        engine=engine, model=SimpleNamespace(name="tiny", manifest=manifest), opening=[SYSTEM]
-    )
+def a_chat(engine: FakeEngine) -> Chat:
+    chat = Chat(open_history(), max_tokens=5)
+    chat.use(engine, MODEL)
+    return chat
 
 
-def test_run_line_mode_answers_a_pipe_and_closes_the_store(
+def test_run_line_mode_answers_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n/models\ntwo"))
-    monkeypatch.setattr(models, "list_models", lambda _: SimpleNamespace(models=[]))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n/nothing\ntwo"))
     engine = FakeEngine()
-    assert run_line_mode(a_session(engine), max_tokens=5) == 0
+    chat = a_chat(engine)
+    more = {"/nothing": (lambda say, argument: say(f"nothing{argument}"), "does nothing")}
+    assert run_line_mode(chat, more) == 0
     assert len(engine.asked) == 2
-    assert "You>" not in capsys.readouterr().out
-    history = History.open(paths.history_file())
-    assert len(stored(history)) == 4
-    history.close()
+    printed = capsys.readouterr().out
+    assert "You>" not in printed
+    assert "\nnothing\n" in printed
+    assert len(stored(chat.history)) == 4
+    chat.close()
+    assert engine.closed
 
 
 def test_run_line_mode_goes_on_without_a_folder_to_save_in(
@@ -514,14 +511,89 @@ def test_run_line_mode_goes_on_without_a_folder_to_save_in(
 ) -> None:
     paths.data_folder().write_text("a file in the way", encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
-    assert run_line_mode(a_session(FakeEngine()), max_tokens=5) == 0
+    chat = a_chat(FakeEngine())
+    assert run_line_mode(chat, {}) == 0
     printed = capsys.readouterr().out
     assert "Nothing is being saved. Conversations cannot be saved in " in printed
     assert "AI: I do not know." in printed
+    chat.close()
 
 
 def test_run_line_mode_leaves_a_broken_pipe_to_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
     monkeypatch.setattr(sys, "stdout", GoneOutput("know", errno.EPIPE))
+    chat = a_chat(FakeEngine())
     with pytest.raises(BrokenPipeError):
-        run_line_mode(a_session(FakeEngine()), max_tokens=5)
+        run_line_mode(chat, {})
+    chat.close()
+
+
+# The functions that the full screen has too.
+
+
+def test_a_cut_answer_is_written_on_in_its_place(history: History) -> None:
+    engine = FakeEngine([Script("Give two", before_piece=interrupt_before(1)), " tablets a day."])
+    scene = Scene(history, ["Dose?", "/continue"], engine)
+    assert engine.answers_so_far == ["", "Give"]
+    assert engine.asked[1] == engine.asked[0]
+    assert stored(history) == [("user", "Dose?", "done"), ("assistant", "Give tablets a day.", "done")]
+    assert "There is no unfinished answer here." in Scene(history, ["/continue"], FakeEngine()).text
+    assert scene.exit_code == 0
+
+
+def test_a_continued_answer_that_is_cut_again_keeps_both_parts(history: History) -> None:
+    cut = Script("Give two", before_piece=interrupt_before(2))
+    more = Script(" tablets a day", before_piece=raise_before(1, Terminated(143)))
+    Scene(history, ["Dose?", "/continue"], FakeEngine([cut, more]))
+    assert stored(history)[1] == ("assistant", "Give two tablets", "interrupted")
+
+
+def test_an_edited_question_begins_a_branch_and_other_shows_the_first(history: History) -> None:
+    engine = FakeEngine(["First.", "Second."])
+    scene = Scene(history, ["Fever?", "/edit High fever?", "/other", "/edit"], engine)
+    assert engine.asked[1] == [SYSTEM, ChatMessage("user", "High fever?")]
+    assert "(Version 1 of 2.)\nYou: Fever?\nAI (demonstration model, not for patients): First." in scene.text
+    assert "The question was: Fever?" in scene.text
+
+
+def test_the_history_is_listed_searched_and_opened(history: History) -> None:
+    engine = FakeEngine(["Drink.", "Rest.", "More."])
+    scene = Scene(
+        history,
+        ["Diarrhoea?", "/new", "Fever?", "/history", "/history drin", "/open 1", "And?", "/open 9"],
+        engine,
+    )
+    assert re.search(r"1\. \d{4}-\d\d-\d\d Fever\?\n2\. \d{4}-\d\d-\d\d Diarrhoea\?", scene.text)
+    assert "...[Drink]." in scene.text
+    assert [message.content for message in engine.asked[2][1:]] == ["Diarrhoea?", "Drink.", "And?"]
+    assert "There is no number 9 in the list." in scene.text
+
+
+def test_a_deleted_question_comes_back_with_undo(history: History) -> None:
+    engine = FakeEngine(["One.", "Two."])
+    scene = Scene(
+        history, ["a", "b", "/delete", "/undo", "/delete all", "/undo", "/undo", "/rename T"], engine
+    )
+    assert [text for _, text, _ in stored(history)] == ["a", "One.", "b", "Two."]
+    assert scene.text.count("It is back.") == 2
+    assert "Nothing was deleted." in scene.text
+    assert history.conversation(1).title == "T"
+
+
+def test_a_second_edgemed_may_read_but_not_ask_until_the_first_is_closed(history: History) -> None:
+    Scene(history, ["first"], FakeEngine())
+    second = History.open(paths.history_file())
+    engine = FakeEngine()
+
+    def close_the_first() -> str:
+        history.close()
+        return "asked again"
+
+    scene = Scene(second, ["/history", "/open 1", "refused", close_the_first], engine)
+    assert "Another edgemed is open on this computer. Here you can read" in scene.text
+    assert "1. " in scene.text
+    assert "error: Another edgemed is open on this computer: nothing can be asked" in scene.text
+    assert [asked[-1].content for asked in engine.asked] == ["asked again"]
+    assert "The other edgemed is closed. From now on this one saves." in scene.text
+    assert [m.text for m in scene.chat.messages()][-2:] == ["asked again", "I do not know."]
+    scene.chat.close()

@@ -79,6 +79,10 @@ class ChatTemplate:
             ids = [bos, *ids]
         return ids
 
+    def plain_ids(self, text: str) -> list[int]:
+        """Return the ids of text that may hold no control token, whatever it looks like."""
+        return self._vocabulary.tokenize(text, parse_special=False) if text else []
+
     def continued_ids(self, ids: list[int], text: str, new_text: str) -> list[int] | None:
         """Return the ids of `new_text` keeping `ids`, those of `text` as they were really written.
 

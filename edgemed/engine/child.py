@@ -219,12 +219,16 @@ class _Child:
         reserve = min(request.max_tokens, self._llama.context_length // 4)
         while True:
             text = self._template.render(messages)
-            prompt = self._template.continued_ids(
-                self._read_ids, self._read_text, text
-            ) or self._template.token_ids(text)
+            prompt = self._prompt_ids(text, request.answer_so_far)
             if len(prompt) + reserve <= self._llama.context_length:
                 break
             shorter = without_oldest_turn(messages)
+            if shorter is None and request.answer_so_far:
+                raise QuestionTooLong(
+                    f"The question and the answer so far need {len(prompt)} tokens, and the model can take "
+                    f"{self._llama.context_length - reserve}.",
+                    hint="Ask for the rest in a new conversation, or use a longer context.",
+                )
             if shorter is None:
                 raise QuestionTooLong(
                     f"The question needs {len(prompt)} tokens, and the model can take "
@@ -239,7 +243,17 @@ class _Child:
             self.send(TurnsLeftOut(left_out))
         if prompt[: len(prefix)] != prefix or len(prefix) >= len(prompt):
             prefix = []
-        return text, prompt, prefix
+        return text + request.answer_so_far, prompt, prefix
+
+    def _prompt_ids(self, text: str, answer_so_far: str) -> list[int]:
+        written = self._read_text[len(text) :] if self._read_text.startswith(text) else ""
+        # The app keeps an answer without the space that many models begin with.
+        if answer_so_far and written.lstrip() == answer_so_far.lstrip():
+            return self._read_ids
+        ids = self._template.continued_ids(self._read_ids, self._read_text, text) or self._template.token_ids(
+            text
+        )
+        return ids + self._template.plain_ids(answer_so_far)
 
     def _prefix_ids(self, messages: list[ChatMessage]) -> list[int]:
         system = tuple(message for message in messages[:-1] if message.role == "system")

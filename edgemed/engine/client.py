@@ -123,8 +123,17 @@ class ChildEngine:
             ) from None
         self._request = msgspec.structs.replace(self._request, adapter=adapter)
 
+    def use_sampling(self, sampling: Sampling) -> None:
+        """Choose tokens like this from the next question on."""
+        self._sampling = sampling
+
     def ask(
-        self, messages: Sequence[ChatMessage], *, max_tokens: int, seed: int | None = None
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int,
+        seed: int | None = None,
+        answer_so_far: str = "",
     ) -> Iterator[Event]:
         """Answer the last message. See `messages.Engine`."""
         limit = CHARACTERS_PER_TOKEN_AT_MOST * self._request.context_length
@@ -139,6 +148,7 @@ class ChildEngine:
             max_tokens=max_tokens,
             sampling=self._sampling,
             seed=random.getrandbits(32) if seed is None else seed,
+            answer_so_far=answer_so_far,
         )
         self._stop_byte[0] = 0
         return self._events(request, asked_at=time.perf_counter())

@@ -89,9 +89,16 @@ class Engine(Protocol):
         """
 
     def ask(
-        self, messages: Sequence[ChatMessage], *, max_tokens: int, seed: int | None = None
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int,
+        seed: int | None = None,
+        answer_so_far: str = "",
     ) -> Iterator[Event]:
         """Answer the last message of `messages`, which is the user's.
+
+        `answer_so_far` is the beginning of an answer that was cut; the events then hold only what is new.
 
         The death of the engine process raises nothing here: it ends the answer with the stop reason
         `engine_died`, its text so far and an explanation, and the engine starts again by itself.
@@ -101,6 +108,9 @@ class Engine(Protocol):
             ModelError: the model cannot be loaded, or cannot be used for chat.
             EngineError: the engine cannot be started any more.
         """
+
+    def use_sampling(self, sampling: Sampling) -> None:
+        """Choose tokens like this from the next question on."""
 
     def stop(self) -> None:
         """End the answer that is being read or written; may be called from any thread or a signal handler."""
@@ -147,6 +157,8 @@ class AskRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_tokens: int
     sampling: Sampling
     seed: int
+    answer_so_far: str = ""
+    """What the answer begins with already; untrusted text."""
 
 
 class AdapterRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
