@@ -55,6 +55,12 @@ class ModelDescription(NamedTuple):
     """What stands before the first question."""
 
 
+class Asked(NamedTuple):
+    """The question is saved; from now on only its answer can fail."""
+
+    question_id: int
+
+
 class Visible(NamedTuple):
     """New text of the answer, harmless for a terminal."""
 
@@ -67,7 +73,7 @@ class Note(NamedTuple):
     text: str
 
 
-Happening = TurnsLeftOut | Reading | Visible | Note
+Happening = Asked | TurnsLeftOut | Reading | Visible | Note
 
 
 class Outcome(NamedTuple):
@@ -390,6 +396,9 @@ class Chat:
         answer: SavedMessage | None = None,
     ) -> Outcome:
         model, engine = self._model_in_use(), self.engine
+        # Its first question gave it its title.
+        self._conversation = self._stored(lambda history: history.conversation(self._conversation_id))
+        show(Asked(question_id))
         writing = self._writing = _Writing(self._clock(), answer)
         status: FinalStatus = "interrupted"
         try:

@@ -118,7 +118,12 @@ def chat(
     talk = Chat(open_history(), max_tokens=max_tokens)
     control = Control(talk, Options(model, adapter, context_length, threads))
     try:
-        exit_code = _chat_in_lines(control)
+        if plain or not _has_screen():
+            exit_code = _chat_in_lines(control)
+        else:
+            from edgemed.tui.app import run_full_screen
+
+            exit_code = run_full_screen(control)
     except BrokenPipeError:
         _end_without_reader()
     finally:
@@ -131,6 +136,8 @@ def _has_screen() -> bool:
         not os.environ.get("EDGEMED_PLAIN")
         and sys.stdin.isatty()
         and sys.stdout.isatty()
+        # Where textual draws.
+        and sys.stderr.isatty()
         and (sys.platform == "win32" or os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown"))
     )
 

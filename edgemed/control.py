@@ -247,3 +247,26 @@ class Control:
 
 
 SETTING_NAMES = tuple(Settings.__annotations__)
+
+
+def describe_model(choice: ModelChoice) -> str:
+    """Return one line about a model."""
+    if choice.problem:
+        return _("{name}: DAMAGED. {problem}", name=choice.name, problem=choice.problem)
+    size = (
+        f"{choice.size_bytes / 1e9:.1f} GB"
+        if choice.size_bytes >= 1e9
+        else f"{choice.size_bytes / 1e6:.0f} MB"
+    )
+    parts = [size, _("fits") if choice.fits else _("needs more memory than is free")]
+    if choice.source is not None:
+        parts.append(_("on {medium}", medium=choice.medium))
+    if choice.notice:
+        parts.append(choice.notice)
+    mark = " " + _("(in use)") if choice.in_use else ""
+    return f"{choice.name}{mark}: {', '.join(parts)}"
+
+
+def size_in_words(size_bytes: int) -> str:
+    """Return a file size as people say it."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"

@@ -239,6 +239,17 @@ def _signal_name(exit_code: int) -> str:
         return str(-exit_code)
 
 
+def prepare_for_child_processes() -> None:
+    """Start what `multiprocessing` needs besides a child, while the standard streams are still the real ones.
+
+    Its resource tracker inherits standard error; a full screen puts something without a number in its place.
+    """
+    if sys.platform != "win32":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()
+
+
 def lower_priority_for_memory_pressure() -> None:
     """Let the kernel end this process first when memory runs out: the engine's child, not the app.
 

@@ -1,6 +1,7 @@
 """Stand-ins for the slow parts: an engine that says what a test tells it to say."""
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,20 @@ class FakeEngine:
     finished: int = 0
     """Answers whose caller waited for the last event."""
     closed: bool = False
+    reached: threading.Event = field(default_factory=threading.Event)
+    """Set by `waits_at`: the answer is where the test wants it."""
+    go_on: threading.Event = field(default_factory=threading.Event)
     _stopped: bool = False
+
+    def waits_at(self, number: int) -> Callable[[int], None]:
+        """Return a `before_piece` that waits before this piece until the test sets `go_on`."""
+
+        def wait(piece: int) -> None:
+            if piece == number:
+                self.reached.set()
+                self.go_on.wait(20)
+
+        return wait
 
     def wait_until_ready(self) -> None:
         """Fail where the test wants it."""
