@@ -143,6 +143,7 @@ class Chat:
         self._writing: _Writing | None = None
         self._deletions: list[Deletion] = []
         self._note = ""
+        self._stopped_by_system = False
 
     # The model.
 
@@ -271,8 +272,13 @@ class Chat:
             return self.ask_again(show)
         return self._answer(earlier, question.id, question.text, show, answer=answer)
 
-    def stop(self) -> None:
-        """End the answer that is being read or written; may be called from any thread."""
+    def stop(self, *, by_system: bool = False) -> None:
+        """End the answer that is being read or written; may be called from any thread.
+
+        Args:
+            by_system: nobody wanted it; the answer is marked as interrupted, not as stopped.
+        """
+        self._stopped_by_system = by_system
         if self._engine is not None:
             self._engine.stop()
 
@@ -399,6 +405,7 @@ class Chat:
         # Its first question gave it its title.
         self._conversation = self._stored(lambda history: history.conversation(self._conversation_id))
         show(Asked(question_id))
+        self._stopped_by_system = False
         writing = self._writing = _Writing(self._clock(), answer)
         status: FinalStatus = "interrupted"
         try:
@@ -410,6 +417,8 @@ class Chat:
             _show_text(writing, writing.cleaner.flush(), show)
             stop_reason = writing.answer.stop_reason if writing.answer else "cancelled"
             status = _STATUSES[stop_reason]
+            if status == "stopped" and self._stopped_by_system:
+                status = "interrupted"
         except EdgemedError:
             status = "engine_died"
             raise

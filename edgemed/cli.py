@@ -136,7 +136,7 @@ def _has_screen() -> bool:
         not os.environ.get("EDGEMED_PLAIN")
         and sys.stdin.isatty()
         and sys.stdout.isatty()
-        # Where textual draws.
+        # Where the full screen is drawn.
         and sys.stderr.isatty()
         and (sys.platform == "win32" or os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown"))
     )

@@ -372,8 +372,9 @@ class ChatScreen(Screen[None]):
             self._waiting = None
         else:
             self._editing = None
+            # It was read; its room is for the conversation.
+            self.show_banner("")
             self._input.focus()
-            self._show_keys()
 
     def action_other_focus(self) -> None:
         """Go between the question and the messages."""
@@ -515,7 +516,7 @@ class ChatScreen(Screen[None]):
         """Stop and save everything, from any thread; wait at most so long for the answer's last words."""
         answering = self._answering
         if answering is not None:
-            self._chat.stop()
+            self._chat.stop(by_system=True)
             answering.join(seconds)
         self._save_draft()
 

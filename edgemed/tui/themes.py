@@ -14,7 +14,7 @@ STYLES = """
 Screen { background: $background; color: $foreground; overflow: hidden hidden; scrollbar-size: 0 0; }
 * { scrollbar-size: 0 0; }
 #header { background: $primary; color: $background; text-style: bold; }
-#banner { display: none; height: auto; max-height: 3; text-style: bold reverse; }
+#banner { display: none; height: auto; max-height: 6; text-style: bold reverse; }
 #banner.shown { display: block; }
 #middle { height: 1fr; }
 #conversation { width: 1fr; height: 1fr; }
