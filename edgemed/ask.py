@@ -7,6 +7,7 @@ import msgspec
 
 from edgemed.engine.messages import Answer, ChatMessage, Finished, Piece, StopReason, TurnsLeftOut
 from edgemed.errors import UsageError
+from edgemed.languages import text as _
 from edgemed.session import Session, interrupt_stops
 from edgemed.terminal_text import StreamCleaner
 
@@ -43,19 +44,19 @@ def read_question(argument: str, standard_input: BinaryIO) -> str:
         data = standard_input.read(LONGEST_INPUT_BYTES + 1)
         if len(data) > LONGEST_INPUT_BYTES:
             raise UsageError(
-                "The question on standard input is larger than 4 MiB.", hint="Ask a shorter question."
+                _("The question on standard input is larger than 4 MiB."), hint=_("Ask a shorter question.")
             )
         try:
             question = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(
-                f"The question on standard input is not UTF-8 text (byte {error.start + 1}).",
-                hint="Save the text as UTF-8 and try again.",
+                _("The question on standard input is not UTF-8 text (byte {value}).", value=error.start + 1),
+                hint=_("Save the text as UTF-8 and try again."),
             ) from error
     # An argument that was no UTF-8 reaches Python as lone surrogates.
     question = question.encode("utf-8", "replace").decode("utf-8").strip()
     if not question:
-        raise UsageError("The question is empty.", hint='Ask like this: edgemed ask "What is anaemia?"')
+        raise UsageError(_("The question is empty."), hint=_('Ask like this: edgemed ask "What is anaemia?"'))
     return question
 
 
@@ -68,7 +69,7 @@ def ask_once(
         EdgemedError: as `Engine.ask` says.
     """
     if max_tokens < 1:
-        raise UsageError(f"--max-tokens must be 1 or more, not {max_tokens}.")
+        raise UsageError(_("--max-tokens must be 1 or more, not {max_tokens}.", max_tokens=max_tokens))
     cleaner = StreamCleaner()
     answer: Answer | None = None
     begun = began_before = False

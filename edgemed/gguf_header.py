@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgemed.errors import ModelCorrupt, ModelError, ModelUnsupported, StorageError
+from edgemed.languages import later
+from edgemed.languages import text as _
 from edgemed.manifest import ModelShape
 
-COPY_AGAIN = "Copy the model again from where it came; the copy or the download is not whole."
-NEED_GGUF = "edgemed runs GGUF files: ask for the model's .gguf file, or convert it with edgemed-convert."
+COPY_AGAIN = later("Copy the model again from where it came; the copy or the download is not whole.")
+NEED_GGUF = later(
+    "edgemed runs GGUF files: ask for the model's .gguf file, or convert it with edgemed-convert."
+)
 
 # Limits far beyond real models (262,144 tokens, 2,000 tensors) that keep the worst file to a few seconds.
 _MAX_KEYS = 65_536
@@ -163,7 +167,9 @@ def read_header(path: Path) -> GGUFHeader:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             # Opening a named pipe would wait for ever.
-            raise ModelCorrupt(f"{path.name} is not a file.", hint="Name the model's .gguf file.")
+            raise ModelCorrupt(
+                _("{name} is not a file.", name=path.name), hint=_("Name the model's .gguf file.")
+            )
         with path.open("rb") as file:
             beginning = file.read(512)
             if not beginning.startswith(b"GGUF"):
@@ -187,8 +193,12 @@ def read_shards(path: Path) -> list[GGUFHeader]:
     match = _SHARD_NAME.fullmatch(path.name)
     if not match or int(match["count"]) != count:
         raise ModelCorrupt(
-            f"{path.name} is one of {count} parts of a model, but its name does not say which.",
-            hint=f"Give the parts their names back: NAME-00001-of-{count:05}.gguf and so on.",
+            _(
+                "{name} is one of {count} parts of a model, but its name does not say which.",
+                name=path.name,
+                count=count,
+            ),
+            hint=_("Give the parts their names back: NAME-00001-of-{count:05}.gguf and so on.", count=count),
         )
     headers = []
     for number in range(1, count + 1):
@@ -199,8 +209,8 @@ def read_shards(path: Path) -> list[GGUFHeader]:
             raise _unreadable(shard, error) from error
         if not exists:
             raise ModelCorrupt(
-                f"{shard.name} is missing: the model has {count} parts.",
-                hint="Copy all parts into one folder, then install again.",
+                _("{name} is missing: the model has {count} parts.", name=shard.name, count=count),
+                hint=_("Copy all parts into one folder, then install again."),
             )
         headers.append(header if shard.name == path.name else read_header(shard))
     _check_shards(headers)
@@ -319,7 +329,7 @@ class _Reader:
         if tensor_count > _MAX_TENSORS or key_count > _MAX_KEYS:
             raise _damaged(self._path, f"it claims {tensor_count:,} tensors and {key_count:,} metadata keys")
         metadata: dict[str, Value] = {}
-        for _ in range(key_count):
+        for _key in range(key_count):
             key = self._name("metadata key")
             if key in metadata:
                 raise _damaged(self._path, f"the metadata key {_quoted(key)} stands in it twice")
@@ -342,12 +352,16 @@ class _Reader:
             return version
         if version and version & 0xFFFF == 0:
             raise ModelUnsupported(
-                f"{self._path.name} was written for a big-endian machine.",
-                hint="Ask for the little-endian file; nearly every published GGUF is one.",
+                _("{name} was written for a big-endian machine.", name=self._path.name),
+                hint=_("Ask for the little-endian file; nearly every published GGUF is one."),
             )
         raise ModelUnsupported(
-            f"{self._path.name} says it is GGUF version {version}; edgemed reads versions 2 and 3.",
-            hint="Ask for a newer file of this model." if version < 2 else "Install a newer edgemed.",
+            _(
+                "{name} says it is GGUF version {version}; edgemed reads versions 2 and 3.",
+                name=self._path.name,
+                version=version,
+            ),
+            hint=_("Ask for a newer file of this model.") if version < 2 else _("Install a newer edgemed."),
         )
 
     def _value(self, key: str) -> Value:
@@ -409,7 +423,7 @@ class _Reader:
 
     def _tensors(self, count: int, alignment: int) -> list[TensorInfo]:
         """llama.cpp wants the tensors one behind the other in the order of the list, each aligned."""
-        listed = [self._tensor() for _ in range(count)]
+        listed = [self._tensor() for _unused in range(count)]
         data_start = _padded(self._position, alignment)
         tensors: dict[str, TensorInfo] = {}
         expected_offset = 0
@@ -421,9 +435,14 @@ class _Reader:
             offset = data_start + tensor.offset
             if offset + tensor.size_bytes > self._file_size:
                 raise ModelCorrupt(
-                    f"{self._path.name} is cut short: it ends at {self._file_size:,} bytes, "
-                    f"before the weights of {_quoted(tensor.name)} do.",
-                    hint=COPY_AGAIN,
+                    _(
+                        "{name} is cut short: it ends at {file_size:,} bytes, "
+                        "before the weights of {quoted} do.",
+                        name=self._path.name,
+                        file_size=self._file_size,
+                        quoted=_quoted(tensor.name),
+                    ),
+                    hint=_(COPY_AGAIN),
                 )
             expected_offset = _padded(tensor.offset + tensor.size_bytes, alignment)
             tensors[tensor.name] = TensorInfo(
@@ -439,15 +458,20 @@ class _Reader:
         dimensions = self._number("<I")
         if dimensions > _MAX_DIMENSIONS:
             raise _damaged(self._path, f"the tensor {_quoted(name)} has {dimensions:,} dimensions")
-        shape = tuple(self._number("<Q") for _ in range(dimensions))
+        shape = tuple(self._number("<Q") for _unused in range(dimensions))
         type_number = self._number("<I")
         offset = self._number("<Q")
         if any(length >= 2**63 for length in shape) or prod(shape) >= 2**63:
             raise _damaged(self._path, f"the tensor {_quoted(name)} has an impossible size")
         if type_number not in GGML_TYPES:
             raise ModelUnsupported(
-                f"{self._path.name} holds the tensor {_quoted(name)} of the unknown type {type_number}.",
-                hint="The file is damaged, or too old or too new for this edgemed: ask for another one.",
+                _(
+                    "{name} holds the tensor {quoted} of the unknown type {type_number}.",
+                    name=self._path.name,
+                    quoted=_quoted(name),
+                    type_number=type_number,
+                ),
+                hint=_("The file is damaged, or too old or too new for this edgemed: ask for another one."),
             )
         type_name, block_elements, block_bytes = GGML_TYPES[type_number]
         if (shape[0] if shape else 1) % block_elements:
@@ -481,55 +505,68 @@ def _foreign(path: Path, beginning: bytes, file_size: int) -> ModelError:
     name = path.name
     text = beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if file_size == 0:
-        return ModelCorrupt(f"{name} is empty.", hint=COPY_AGAIN)
+        return ModelCorrupt(_("{name} is empty.", name=name), hint=_(COPY_AGAIN))
     if not beginning.strip(b"\0"):
-        return ModelCorrupt(f"{name} begins with zeros: the copy was interrupted.", hint=COPY_AGAIN)
+        return ModelCorrupt(
+            _("{name} begins with zeros: the copy was interrupted.", name=name), hint=_(COPY_AGAIN)
+        )
     if text.startswith(b"version https://git-lfs"):
         return ModelCorrupt(
-            f"{name} is a Git LFS pointer: a note of where the model is, not the model.",
-            hint="Run `git lfs pull` where it came from, or download the file itself.",
+            _("{name} is a Git LFS pointer: a note of where the model is, not the model.", name=name),
+            hint=_("Run `git lfs pull` where it came from, or download the file itself."),
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return ModelCorrupt(
-            f"{name} is a web page, not a model.", hint="Download the file itself, not the page about it."
+            _("{name} is a web page, not a model.", name=name),
+            hint=_("Download the file itself, not the page about it."),
         )
     if beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return ModelUnsupported(
-            f"{name} is a Python pickle; edgemed never opens one, because it can run any program.",
-            hint=NEED_GGUF,
+            _(
+                "{name} is a Python pickle; edgemed never opens one, because it can run any program.",
+                name=name,
+            ),
+            hint=_(NEED_GGUF),
         )
     if beginning.startswith(b"PK"):
         return ModelUnsupported(
-            f"{name} is a zip archive, as PyTorch writes with pickles inside; "
-            "edgemed never opens one, because it can run any program.",
-            hint=NEED_GGUF,
+            _(
+                "{name} is a zip archive, as PyTorch writes with pickles inside; edgemed never opens one, "
+                "because it can run any program.",
+                name=name,
+            ),
+            hint=_(NEED_GGUF),
         )
     header_length = int.from_bytes(beginning[:8], "little")
     if beginning[8:9] == b"{" and header_length <= file_size - 8:
-        return ModelUnsupported(f"{name} is a safetensors file, not GGUF.", hint=NEED_GGUF)
+        return ModelUnsupported(_("{name} is a safetensors file, not GGUF.", name=name), hint=_(NEED_GGUF))
     if beginning.startswith((b"lmgg", b"tjgg", b"fmgg", b"algg")):
-        return ModelUnsupported(f"{name} is in the old GGML format of before GGUF.", hint=NEED_GGUF)
+        return ModelUnsupported(
+            _("{name} is in the old GGML format of before GGUF.", name=name), hint=_(NEED_GGUF)
+        )
     if beginning.startswith((b"\x1f\x8b", b"\xfd7zXZ", b"7z\xbc\xaf", b"BZh", b"\x28\xb5\x2f\xfd", b"Rar!")):
         return ModelUnsupported(
-            f"{name} is a packed archive.", hint="Unpack it, then install the .gguf file."
+            _("{name} is a packed archive.", name=name), hint=_("Unpack it, then install the .gguf file.")
         )
     if file_size < 4 and b"GGUF".startswith(beginning):
         return _cut_short(path)
-    return ModelCorrupt(f"{name} is not a GGUF file.", hint=NEED_GGUF)
+    return ModelCorrupt(_("{name} is not a GGUF file.", name=name), hint=_(NEED_GGUF))
 
 
 def _damaged(path: Path, what: str) -> ModelCorrupt:
-    return ModelCorrupt(f"{path.name} is damaged: {what}.", hint=COPY_AGAIN)
+    return ModelCorrupt(_("{name} is damaged: {what}.", name=path.name, what=what), hint=_(COPY_AGAIN))
 
 
 def _cut_short(path: Path) -> ModelCorrupt:
-    return ModelCorrupt(f"{path.name} is cut short: it ends inside its header.", hint=COPY_AGAIN)
+    return ModelCorrupt(
+        _("{name} is cut short: it ends inside its header.", name=path.name), hint=_(COPY_AGAIN)
+    )
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"{path.name} cannot be read: {error.strerror}.",
-        hint="Check that the stick or disk is connected and that you may read the file.",
+        _("{name} cannot be read: {reason}.", name=path.name, reason=error.strerror),
+        hint=_("Check that the stick or disk is connected and that you may read the file."),
     )
 
 

@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 from edgemed import history_file
 from edgemed.errors import FileInUse, StorageError
+from edgemed.languages import later
+from edgemed.languages import text as _
 from edgemed.operating_system import lock_file
 from edgemed.terminal_text import clean
 
@@ -27,13 +29,13 @@ FinalStatus = Literal["done", "stopped", "length", "engine_died", "interrupted"]
 Status = FinalStatus | Literal["writing"]
 
 UNFINISHED = {
-    "writing": "interrupted",
-    "stopped": "stopped by the user",
-    "length": "cut at its longest",
-    "engine_died": "the engine stopped",
-    "interrupted": "interrupted",
+    "writing": later("interrupted"),
+    "stopped": later("stopped by the user"),
+    "length": later("cut at its longest"),
+    "engine_died": later("the engine stopped"),
+    "interrupted": later("interrupted"),
 }
-"""Why an answer of this status is not whole."""
+"""Why an answer of this status is not whole; `text` translates it."""
 
 _MESSAGE_COLUMNS = "id, conversation_id, role, text, status, created_at, notice, parent_id"
 _CONVERSATION_COLUMNS = "id, title, created_at, model_name, model_sha256"
@@ -150,8 +152,10 @@ class History:
                 path,
                 saves=False,
                 read_only=True,
-                opening_note="Another edgemed is open on this computer. Here you can read, search and "
-                "export. Ask in the other one, or close it.",
+                opening_note=_(
+                    "Another edgemed is open on this computer. Here you can read, search and export. "
+                    "Ask in the other one, or close it."
+                ),
             )
         except BaseException:
             lock.close()
@@ -340,8 +344,12 @@ class History:
         )
         if not rows:
             raise StorageError(
-                f"There is no saved conversation {conversation_id} in {self.path}.",
-                hint="Choose one from the list of conversations.",
+                _(
+                    "There is no saved conversation {conversation_id} in {path}.",
+                    conversation_id=conversation_id,
+                    path=self.path,
+                ),
+                hint=_("Choose one from the list of conversations."),
             )
         return Conversation(*rows[0])
 
@@ -486,7 +494,7 @@ class NoHistory(History):
             history_file.open_memory(),
             Path(":memory:"),
             saves=False,
-            opening_note=f"Nothing is being saved. {reason}".strip(),
+            opening_note=_("Nothing is being saved. {reason}", reason=reason).strip(),
         )
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgemed.errors import StorageError
 from edgemed.history import UNFINISHED, Conversation, SavedMessage
+from edgemed.languages import text as _
 from edgemed.operating_system import fsync_file
 from edgemed.terminal_text import clean
 
@@ -20,13 +21,13 @@ SUFFIXES: dict[Format, str] = {"markdown": ".md", "text": ".txt"}
 
 def as_markdown(conversation: Conversation, messages: Sequence[SavedMessage]) -> str:
     """Return one conversation as Markdown."""
-    lines = [f"# {_one_line(conversation.title) or 'Conversation'}", ""]
+    lines = [f"# {_one_line(conversation.title) or _('Conversation')}", ""]
     lines += [f"- {fact}" for fact in _facts(conversation, messages)]
     for message in messages:
         lines += ["", f"## {_heading(message)}", ""]
         if mark := unfinished_mark(message):
             lines += [f"**{mark}**", ""]
-        text = clean(message.text).strip() or "(nothing)"
+        text = clean(message.text).strip() or _("(nothing)")
         # Quoted, a question cannot pass for a heading or an answer.
         lines += [f"> {line}".rstrip() for line in text.split("\n")] if message.role == "user" else [text]
     return "\n".join(lines) + "\n"
@@ -34,11 +35,11 @@ def as_markdown(conversation: Conversation, messages: Sequence[SavedMessage]) ->
 
 def as_text(conversation: Conversation, messages: Sequence[SavedMessage]) -> str:
     """Return one conversation as plain text in lines of at most `PRINTED_COLUMNS`, long words apart."""
-    lines = [_one_line(conversation.title) or "Conversation", *_facts(conversation, messages)]
+    lines = [_one_line(conversation.title) or _("Conversation"), *_facts(conversation, messages)]
     for message in messages:
         mark = unfinished_mark(message)
         lines += ["", f"{_heading(message)}:{' ' + mark if mark else ''}"]
-        lines += (clean(message.text).strip() or "(nothing)").split("\n")
+        lines += (clean(message.text).strip() or _("(nothing)")).split("\n")
     return "\n".join(folded for line in lines for folded in _folded(line)) + "\n"
 
 
@@ -72,31 +73,39 @@ def write_export(
         # A NUL in the name: ValueError.
         reason = error.strerror if isinstance(error, OSError) else None
         raise StorageError(
-            f"The conversation could not be written to {wanted}: {reason or error}.",
-            hint="It is still saved on this computer. Choose a folder that exists and can be written.",
+            _(
+                "The conversation could not be written to {wanted}: {reason}.",
+                wanted=wanted,
+                reason=reason or error,
+            ),
+            hint=_("It is still saved on this computer. Choose a folder that exists and can be written."),
         ) from error
 
 
 def unfinished_mark(message: SavedMessage) -> str:
     """Return the mark that an unfinished answer carries wherever it is shown; empty for a whole one."""
     reason = UNFINISHED.get(message.status)
-    return f"NOT FINISHED ({reason})" if reason else ""
+    return _("NOT FINISHED ({reason})", reason=_(reason)) if reason else ""
 
 
 def _facts(conversation: Conversation, messages: Sequence[SavedMessage]) -> list[str]:
     notices = dict.fromkeys(message.notice for message in messages if message.notice)
     return [
-        f"Date: {conversation.created_at[:16].replace('T', ' ')} UTC",
-        f"Model: {clean(conversation.model_name)} (SHA-256 {clean(conversation.model_sha256)})",
-        *(f"Notice: {_one_line(notice)}" for notice in notices),
-        "AI text can be wrong. You decide.",
+        _("Date: {date} UTC", date=conversation.created_at[:16].replace("T", " ")),
+        _(
+            "Model: {name} (SHA-256 {sha256})",
+            name=clean(conversation.model_name),
+            sha256=clean(conversation.model_sha256),
+        ),
+        *(_("Notice: {notice}", notice=_one_line(notice)) for notice in notices),
+        _("AI text can be wrong. You decide."),
     ]
 
 
 def _heading(message: SavedMessage) -> str:
     if message.role == "user":
-        return "Question"
-    return f"AI ({_one_line(message.notice)})" if message.notice else "AI"
+        return _("Question")
+    return f"{_('AI')} ({_one_line(message.notice)})" if message.notice else _("AI")
 
 
 def _one_line(text: str) -> str:

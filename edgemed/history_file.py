@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgemed.errors import StorageError
+from edgemed.languages import later, plural
+from edgemed.languages import text as _
 
 SCHEMA_VERSION = 2
 BUSY_SECONDS = 5.0
@@ -107,7 +109,7 @@ def open_file(path: Path) -> OpenedFile:
         return OpenedFile(*_connect(path))
     except Damaged as damage:
         aside = _set_aside(path)
-        connection, _ = _connect(path)
+        connection, _note = _connect(path)
         try:
             with in_words(path):
                 questions = _salvage(aside, connection)
@@ -115,15 +117,22 @@ def open_file(path: Path) -> OpenedFile:
             connection.close()
             raise
         recovered = (
-            f"{questions} question{'' if questions == 1 else 's'} with their answers could be recovered."
+            plural(
+                "{count} question with its answer could be recovered.",
+                "{count} questions with their answers could be recovered.",
+                questions,
+            )
             if questions
-            else "Nothing in them could be recovered."
+            else _("Nothing in them could be recovered.")
         )
-        return OpenedFile(
-            connection,
-            f"The saved conversations were damaged ({damage}). {recovered} "
-            f"The damaged file is kept as {aside}.",
+        note = _(
+            "The saved conversations were damaged ({damage}). {recovered} "
+            "The damaged file is kept as {aside}.",
+            damage=damage,
+            recovered=recovered,
+            aside=aside,
         )
+        return OpenedFile(connection, note)
 
 
 def open_file_for_reading(path: Path) -> OpenedFile:
@@ -143,8 +152,8 @@ def open_file_for_reading(path: Path) -> OpenedFile:
         try:
             if _version(connection) != SCHEMA_VERSION:
                 raise StorageError(
-                    f"The saved conversations in {path} are being opened by another edgemed.",
-                    hint="Close the other edgemed, then start again.",
+                    _("The saved conversations in {path} are being opened by another edgemed.", path=path),
+                    hint=_("Close the other edgemed, then start again."),
                 )
         except BaseException:
             connection.close()
@@ -181,7 +190,7 @@ def in_words(path: Path) -> Iterator[None]:
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise
     except sqlite3.Error as error:
-        raise refused(path, _REASONS.get(_primary_code(error), str(error))) from error
+        raise refused(path, _(_REASONS.get(_primary_code(error), str(error)))) from error
 
 
 def _connect(path: Path) -> tuple[sqlite3.Connection, str]:
@@ -191,7 +200,7 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, str]:
         path.touch(mode=0o600)
         if path.stat().st_size == 0 and journal.exists() and journal.stat().st_size > 0:
             # SQLite would delete the journal, and it may hold all there is.
-            raise Damaged("the file is empty")
+            raise Damaged(_("the file is empty"))
     except OSError as error:
         raise refused(path, error.strerror or str(error)) from error
     with in_words(path):
@@ -224,14 +233,14 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
             raise Damaged(str(error)) from error
         raise
     if verdict != "ok":
-        raise Damaged("parts of the file are spoilt")
+        raise Damaged(_("parts of the file are spoilt"))
     if version > SCHEMA_VERSION:
         raise StorageError(
-            f"The saved conversations in {path} were written by a newer edgemed.",
-            hint="Use the newer edgemed, or rename that file to begin a new history.",
+            _("The saved conversations in {path} were written by a newer edgemed.", path=path),
+            hint=_("Use the newer edgemed, or rename that file to begin a new history."),
         )
     if tables and not (version >= 1 and set(_TABLES) <= tables):
-        raise Damaged("the file belongs to another program")
+        raise Damaged(_("the file belongs to another program"))
     return version
 
 
@@ -249,7 +258,10 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> str:
         with contextlib.suppress(OSError):
             backup.unlink()
         raise
-    return f"The saved conversations were brought to this version. A copy of how they were is {backup}."
+    return _(
+        "The saved conversations were brought to this version. A copy of how they were is {backup}.",
+        backup=backup,
+    )
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -368,16 +380,16 @@ def _mend(connection: sqlite3.Connection) -> None:
 # Words.
 
 _REASONS = {
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_READONLY: "it is read-only",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
-    sqlite3.SQLITE_PERM: "the system does not allow it",
-    sqlite3.SQLITE_AUTH: "the system does not allow it",
-    sqlite3.SQLITE_BUSY: "another program is using it",
-    sqlite3.SQLITE_LOCKED: "another program is using it",
-    sqlite3.SQLITE_IOERR: "the disk could not be read or written",
-    sqlite3.SQLITE_CORRUPT: "it is damaged",
-    sqlite3.SQLITE_NOTADB: "it is damaged",
+    sqlite3.SQLITE_FULL: later("the disk is full"),
+    sqlite3.SQLITE_READONLY: later("it is read-only"),
+    sqlite3.SQLITE_CANTOPEN: later("it cannot be opened"),
+    sqlite3.SQLITE_PERM: later("the system does not allow it"),
+    sqlite3.SQLITE_AUTH: later("the system does not allow it"),
+    sqlite3.SQLITE_BUSY: later("another program is using it"),
+    sqlite3.SQLITE_LOCKED: later("another program is using it"),
+    sqlite3.SQLITE_IOERR: later("the disk could not be read or written"),
+    sqlite3.SQLITE_CORRUPT: later("it is damaged"),
+    sqlite3.SQLITE_NOTADB: later("it is damaged"),
 }
 
 
@@ -389,6 +401,6 @@ def _primary_code(error: sqlite3.Error) -> int:
 def refused(path: Path, reason: str) -> StorageError:
     """Return the error for a store that the disk does not take."""
     return StorageError(
-        f"Conversations cannot be saved in {path}: {reason}.",
-        hint="Free some space, close other programs, or set EDGEMED_HOME to a folder that can be written.",
+        _("Conversations cannot be saved in {path}: {reason}.", path=path, reason=reason),
+        hint=_("Free some space, close other programs, or set EDGEMED_HOME to a folder that can be written."),
     )

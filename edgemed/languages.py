@@ -71,13 +71,18 @@ def available_languages() -> dict[str, str]:
     return {code: OWN_NAMES.get(code, code) for code in sorted(codes)}
 
 
-def text(message: str, **values: object) -> str:
+def text(message: str, /, **values: object) -> str:
     """Return a sentence in the language in use, its `{names}` filled in. Imported as `_`."""
     catalogue = _words.catalogue
     return _filled(message if catalogue is None else catalogue.gettext(message), message, values)
 
 
-def plural(singular: str, several: str, count: int, **values: object) -> str:
+def later(message: str, /) -> str:
+    """Return a sentence as it is: a constant that `text` translates when it is said."""
+    return message
+
+
+def plural(singular: str, several: str, count: int, /, **values: object) -> str:
     """Return the sentence for a number of things; `{count}` is the number."""
     english, catalogue = singular if count == 1 else several, _words.catalogue
     translated = english if catalogue is None else catalogue.ngettext(singular, several, count)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgemed.errors import ModelCorrupt
+from edgemed.languages import text as _
 
 MANIFEST_NAME = "manifest.json"
 MODEL_CARD_NAME = "MODEL_CARD.md"
@@ -113,11 +114,13 @@ def read_manifest(path: Path) -> ModelManifest:
         return msgspec.json.decode(path.read_bytes(), type=ModelManifest)
     except OSError as error:
         raise ModelCorrupt(
-            f"The manifest {path} cannot be read: {error.strerror}", hint="Copy the model from the kit again."
+            _("The manifest {path} cannot be read: {reason}", path=path, reason=error.strerror),
+            hint=_("Copy the model from the kit again."),
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelCorrupt(
-            f"The manifest {path} is not valid: {error}", hint="Copy the model from the kit again."
+            _("The manifest {path} is not valid: {error}", path=path, error=error),
+            hint=_("Copy the model from the kit again."),
         ) from error
 
 

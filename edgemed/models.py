@@ -40,6 +40,8 @@ from edgemed.gguf_header import (
     shard_name,
     tensor_types,
 )
+from edgemed.languages import later
+from edgemed.languages import text as _
 from edgemed.manifest import (
     MANIFEST_NAME,
     MODEL_CARD_NAME,
@@ -72,7 +74,7 @@ _KEPT_HASHES = 100
 # Left for conversations and logs: a full disk would lose the next answer.
 _SPARE_BYTES = 16 * 2**20
 _UNHASHED = ModelFile(name="unhashed", size_bytes=0, sha256="0" * 64)
-_INSTALL_AGAIN = "Remove it with `edgemed models remove {name}` and install it again."
+_INSTALL_AGAIN = later("Remove it with `edgemed models remove {name}` and install it again.")
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,13 @@ def find_model(name_or_path: str | None, kind: Kind | None = "model") -> Install
         named = _model_at(path)
     if kind is not None and named.manifest.kind != kind:
         raise UsageError(
-            f"{name_or_path} is {_with_article(named.manifest.kind)}, not {_with_article(kind)}.",
-            hint="`edgemed models list` shows which is which.",
+            _(
+                "{name_or_path} is {with_article}, not {with_article2}.",
+                name_or_path=name_or_path,
+                with_article=_with_article(named.manifest.kind),
+                with_article2=_with_article(kind),
+            ),
+            hint=_("`edgemed models list` shows which is which."),
         )
     return named
 
@@ -168,8 +175,8 @@ def install_model(
     """
     if name is not None and name != _clean_name(name):
         raise UsageError(
-            f"{name!r} cannot be a model's name.",
-            hint=f"Take letters, digits, dots, dashes: {_clean_name(name)}",
+            _("{name!r} cannot be a model's name.", name=name),
+            hint=_("Take letters, digits, dots, dashes: {clean_name}", clean_name=_clean_name(name)),
         )
     plan = _plan(source, name)
     folder = models_folder()
@@ -224,7 +231,11 @@ def verify_model(model: InstalledModel, progress: Progress | None = None) -> Non
         _check_present(path, file, _remedy(model))
         if _hash_file(path, done) != file.sha256:
             raise ModelCorrupt(
-                f"{path.name} of {model.name} is damaged: its SHA-256 is not the one in the manifest.",
+                _(
+                    "{name} of {name2} is damaged: its SHA-256 is not the one in the manifest.",
+                    name=path.name,
+                    name2=model.name,
+                ),
                 hint=_remedy(model),
             )
     if _is_installed(model) and _read_installed(model.folder) != _file_states(model.folder, model.manifest):
@@ -242,8 +253,8 @@ def check_unchanged(model: InstalledModel) -> None:
         _check_present(model.folder / file.name, file, _remedy(model))
     if _is_installed(model) and _read_installed(model.folder) != _file_states(model.folder, model.manifest):
         raise ModelCorrupt(
-            f"The files of {model.name} changed since it was installed.",
-            hint=f"Check every byte with `edgemed models verify {model.name}`.",
+            _("The files of {name} changed since it was installed.", name=model.name),
+            hint=_("Check every byte with `edgemed models verify {name}`.", name=model.name),
         )
 
 
@@ -259,7 +270,7 @@ def remove_model(name: str) -> None:
     found = list_models()
     if name not in {path.name for path in _folders(folder, found)}:
         if _named(found, name, damaged_is_error=False) is not None:
-            raise UsageError(f"{name} is a part of edgemed and cannot be removed.")
+            raise UsageError(_("{name} is a part of edgemed and cannot be removed.", name=name))
         raise _not_found(found, name, "model")
     with _locked(folder):
         _remove_leftovers(folder)
@@ -285,7 +296,9 @@ def use_model(name: str) -> None:
     if model is None:
         raise _not_found(found, name, "model")
     if model.manifest.kind != "model":
-        raise UsageError(f"{name} is an adapter; choose a model.", hint="Adapters are named at each start.")
+        raise UsageError(
+            _("{name} is an adapter; choose a model.", name=name), hint=_("Adapters are named at each start.")
+        )
     change_settings(model=name)
 
 
@@ -298,7 +311,9 @@ def _folders(parent: Path, found: ModelList) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        found.damaged.append(DamagedModel(str(parent), f"The folder cannot be read: {error.strerror}."))
+        found.damaged.append(
+            DamagedModel(str(parent), _("The folder cannot be read: {reason}.", reason=error.strerror))
+        )
         return []
 
 
@@ -325,7 +340,8 @@ def _named(found: ModelList, name: str, *, damaged_is_error: bool = True) -> Ins
     for damaged in found.damaged:
         if damaged.name == name and damaged_is_error:
             raise ModelCorrupt(
-                f"The model {name} is damaged. {damaged.problem}", hint=_INSTALL_AGAIN.format(name=name)
+                _("The model {name} is damaged. {problem}", name=name, problem=damaged.problem),
+                hint=_(_INSTALL_AGAIN, name=name),
             )
     return None
 
@@ -338,7 +354,9 @@ def _chosen_or_embedded(found: ModelList, kind: Kind) -> InstalledModel:
     for model in found.models:
         if model.embedded and model.manifest.kind == kind:
             return model
-    raise ModelNotFound(f"No {kind} is installed.", hint="Install one with `edgemed models install FILE`.")
+    raise ModelNotFound(
+        _("No {kind} is installed.", kind=kind), hint=_("Install one with `edgemed models install FILE`.")
+    )
 
 
 def _not_found(found: ModelList, name: str, kind: Kind) -> ModelNotFound:
@@ -346,7 +364,8 @@ def _not_found(found: ModelList, name: str, kind: Kind) -> ModelNotFound:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     meant = f"Did you mean {nearest[0]}? " if nearest else ""
     return ModelNotFound(
-        f"No {kind} is named {name}.", hint=f"{meant}Installed: {', '.join(names) or f'no {kind}'}."
+        _("No {kind} is named {name}.", kind=kind, name=name),
+        hint=_("{meant}Installed: {names}.", meant=meant, names=", ".join(names) or f"no {kind}"),
     )
 
 
@@ -388,14 +407,18 @@ def _plan(source: Path, name: str | None) -> _Plan:
     with _storage(source):
         exists = source.exists()
     if not exists:
-        raise UsageError(f"There is no file or folder {source}.", hint="Check the spelling and the stick.")
+        raise UsageError(
+            _("There is no file or folder {source}.", source=source),
+            hint=_("Check the spelling and the stick."),
+        )
     return _plan_pack(source, name) if source.is_dir() else _plan_file(source, name)
 
 
 def _plan_pack(folder: Path, name: str | None) -> _Plan:
     if not (folder / MANIFEST_NAME).exists():
         raise UsageError(
-            f"The folder {folder} has no {MANIFEST_NAME}.", hint="Name the .gguf file in it, or a pack."
+            _("The folder {folder} has no {MANIFEST_NAME}.", folder=folder, MANIFEST_NAME=MANIFEST_NAME),
+            hint=_("Name the .gguf file in it, or a pack."),
         )
     _check_plain(folder / MANIFEST_NAME, _MAX_TEXT_FILE_BYTES)
     manifest = read_manifest(folder / MANIFEST_NAME)
@@ -404,9 +427,13 @@ def _plan_pack(folder: Path, name: str | None) -> _Plan:
     if len({file_name.lower() for file_name in names}) < len(names) or not all(
         file_name.endswith(".gguf") for file_name in names
     ):
-        raise ModelCorrupt(f"The manifest in {folder} lists files that make no model.", hint=COPY_AGAIN)
+        raise ModelCorrupt(
+            _("The manifest in {folder} lists files that make no model.", folder=folder), hint=_(COPY_AGAIN)
+        )
     if manifest.name != _clean_name(manifest.name):
-        raise ModelCorrupt(f"The manifest in {folder} gives the model an unusable name.", hint=COPY_AGAIN)
+        raise ModelCorrupt(
+            _("The manifest in {folder} gives the model an unusable name.", folder=folder), hint=_(COPY_AGAIN)
+        )
     for file in manifest.files:
         _check_plain(folder / file.name, file.size_bytes)
         _check_present(folder / file.name, file, COPY_AGAIN)
@@ -447,16 +474,16 @@ def _check_plain(path: Path, most_bytes: int) -> None:
     try:
         status = path.lstat()
     except FileNotFoundError as error:
-        raise ModelCorrupt(f"{path.name} is missing in the pack.", hint=COPY_AGAIN) from error
+        raise ModelCorrupt(_("{name} is missing in the pack.", name=path.name), hint=_(COPY_AGAIN)) from error
     except OSError as error:
         raise _storage_error(error, path) from error
     if not stat.S_ISREG(status.st_mode):
         raise ModelCorrupt(
-            f"{path.name} in the pack is a link or a special file, not a plain one.",
-            hint="Copy the files themselves into the pack.",
+            _("{name} in the pack is a link or a special file, not a plain one.", name=path.name),
+            hint=_("Copy the files themselves into the pack."),
         )
     if status.st_size > most_bytes:
-        raise ModelCorrupt(f"{path.name} is larger than it should be.", hint=COPY_AGAIN)
+        raise ModelCorrupt(_("{name} is larger than it should be.", name=path.name), hint=_(COPY_AGAIN))
 
 
 def _check_usable(headers: Sequence[GGUFHeader]) -> None:
@@ -465,23 +492,24 @@ def _check_usable(headers: Sequence[GGUFHeader]) -> None:
     content = first.text("general.type") or "model"
     if content not in ("model", "adapter"):
         raise ModelUnsupported(
-            f"{first.path.name} holds no language model but {_plain(content)!r}.",
-            hint="Ask for the model's own .gguf file.",
+            _("{name} holds no language model but {plain!r}.", name=first.path.name, plain=_plain(content)),
+            hint=_("Ask for the model's own .gguf file."),
         )
     if not any(header.tensors for header in headers):
         raise ModelUnsupported(
-            f"{first.path.name} has no weights, only a vocabulary.", hint="Ask for the whole model file."
+            _("{name} has no weights, only a vocabulary.", name=first.path.name),
+            hint=_("Ask for the whole model file."),
         )
     no_vocabulary = first.text("tokenizer.ggml.model") in ("no_vocab", "none")
     if content == "model" and (no_vocabulary or not first.length("tokenizer.ggml.tokens")):
         raise ModelUnsupported(
-            f"{first.path.name} has no vocabulary, so it can neither read nor write text.",
-            hint="Ask for a file that was converted with its tokenizer.",
+            _("{name} has no vocabulary, so it can neither read nor write text.", name=first.path.name),
+            hint=_("Ask for a file that was converted with its tokenizer."),
         )
     if content == "model" and not context_length_of(first):
         raise ModelUnsupported(
-            f"{first.path.name} does not say how long a text the model can read.",
-            hint="Ask for a file with its context length in the metadata.",
+            _("{name} does not say how long a text the model can read.", name=first.path.name),
+            hint=_("Ask for a file with its context length in the metadata."),
         )
 
 
@@ -499,8 +527,13 @@ def _check_manifest(manifest: ModelManifest, headers: Sequence[GGUFHeader]) -> N
         wrong.append("files")
     if wrong:
         raise ModelCorrupt(
-            f"The manifest of {manifest.name} does not fit {headers[0].path.name}: {', '.join(wrong)}.",
-            hint=COPY_AGAIN,
+            _(
+                "The manifest of {name} does not fit {name2}: {names}.",
+                name=manifest.name,
+                name2=headers[0].path.name,
+                names=", ".join(wrong),
+            ),
+            hint=_(COPY_AGAIN),
         )
 
 
@@ -561,8 +594,11 @@ def _same_installed(plan: _Plan) -> InstalledModel | None:
     taken = {path.name.lower() for path in _folders(models_folder(), found)}
     if plan.name.lower() in taken or any(plan.name == damaged.name for damaged in found.damaged):
         raise UsageError(
-            f"There is a damaged model or one of nearly the same name as {plan.name}.",
-            hint=f"Give this one another name with --name, or first `edgemed models remove {plan.name}`.",
+            _("There is a damaged model or one of nearly the same name as {name}.", name=plan.name),
+            hint=_(
+                "Give this one another name with --name, or first `edgemed models remove {name}`.",
+                name=plan.name,
+            ),
         )
     return None
 
@@ -573,8 +609,14 @@ def _check_space(folder: Path, plan: _Plan) -> None:
     needed = plan.size_bytes + _SPARE_BYTES
     if free < needed:
         raise StorageError(
-            f"{plan.name} needs {_megabytes(needed)}, and {folder} has {_megabytes(free)} free.",
-            hint="Delete files or remove a model, or let EDGEMED_HOME name a folder on a larger disk.",
+            _(
+                "{name} needs {megabytes}, and {folder} has {megabytes2} free.",
+                name=plan.name,
+                megabytes=_megabytes(needed),
+                folder=folder,
+                megabytes2=_megabytes(free),
+            ),
+            hint=_("Delete files or remove a model, or let EDGEMED_HOME name a folder on a larger disk."),
         )
 
 
@@ -632,7 +674,9 @@ def _copy(source: Path, target: Path, size_bytes: int, done: "_Counter") -> str:
             digest.update(chunk)
             done.add(len(chunk))
         if copied != size_bytes:
-            raise ModelCorrupt(f"{source.name} changed while it was copied.", hint="Install it again.")
+            raise ModelCorrupt(
+                _("{name} changed while it was copied.", name=source.name), hint=_("Install it again.")
+            )
         target_file.flush()
         fsync_file(target_file.fileno())
     return digest.hexdigest()
@@ -642,7 +686,8 @@ def _check_hashes(manifest: ModelManifest, hashes: Sequence[str]) -> None:
     for file, sha256 in zip(manifest.files, hashes, strict=True):
         if file.sha256 != sha256:
             raise ModelCorrupt(
-                f"{file.name} is damaged: its SHA-256 is not the one in the manifest.", hint=COPY_AGAIN
+                _("{name} is damaged: its SHA-256 is not the one in the manifest.", name=file.name),
+                hint=_(COPY_AGAIN),
             )
 
 
@@ -672,19 +717,25 @@ def _check_present(path: Path, file: ModelFile, hint: str) -> None:
     try:
         size_bytes = path.stat().st_size
     except FileNotFoundError as error:
-        raise ModelCorrupt(f"{path} is missing.", hint=hint) from error
+        raise ModelCorrupt(_("{path} is missing.", path=path), hint=hint) from error
     except OSError as error:
         raise _storage_error(error, path) from error
     if size_bytes != file.size_bytes:
         raise ModelCorrupt(
-            f"{path} is damaged: it has {size_bytes:,} bytes instead of {file.size_bytes:,}.", hint=hint
+            _(
+                "{path} is damaged: it has {size_bytes:,} bytes instead of {size_bytes2:,}.",
+                path=path,
+                size_bytes=size_bytes,
+                size_bytes2=file.size_bytes,
+            ),
+            hint=hint,
         )
 
 
 def _remedy(model: InstalledModel) -> str:
     if model.embedded:
         return "Install edgemed again."
-    return _INSTALL_AGAIN.format(name=model.name) if _is_installed(model) else COPY_AGAIN
+    return _(_INSTALL_AGAIN, name=model.name) if _is_installed(model) else _(COPY_AGAIN)
 
 
 def _file_states(folder: Path, manifest: ModelManifest) -> dict[str, list[int]]:
@@ -794,15 +845,16 @@ def _storage_error(error: OSError, path: Path, hint: str = "") -> EdgemedError:
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
     if error.errno == errno.ENOSPC:
         return StorageError(
-            f"The disk is full: {named} cannot be written.", hint="Delete files, then try again."
+            _("The disk is full: {named} cannot be written.", named=named),
+            hint=_("Delete files, then try again."),
         )
     if error.errno == errno.EFBIG:
         return StorageError(
-            f"The disk takes no file as large as {named}; FAT32 ends at 4 GiB.",
-            hint="Use a split model, or let EDGEMED_HOME name a folder on another disk.",
+            _("The disk takes no file as large as {named}; FAT32 ends at 4 GiB.", named=named),
+            hint=_("Use a split model, or let EDGEMED_HOME name a folder on another disk."),
         )
     return StorageError(
-        f"{named} cannot be read or written: {error.strerror or error}.",
+        _("{named} cannot be read or written: {reason}.", named=named, reason=error.strerror or error),
         hint=hint or "Check that the disk or stick is connected, not full, and that you may use the file.",
     )
 

@@ -19,6 +19,8 @@ from types import FrameType
 from typing import Any
 
 from edgemed.errors import FileInUse, StorageError
+from edgemed.languages import later
+from edgemed.languages import text as _
 
 if sys.platform == "win32":
     import msvcrt
@@ -33,29 +35,33 @@ _FIRST_KILLED = 800
 
 _ILLEGAL_INSTRUCTION = "it needs an instruction that this processor lacks"
 _CRASHES = {
-    "SIGSEGV": "it crashed (signal SIGSEGV)",
-    "SIGABRT": "it crashed (signal SIGABRT)",
-    "SIGFPE": "it crashed (signal SIGFPE)",
-    "SIGBUS": "the model file was changed or removed while it was in use, or its disk failed (signal SIGBUS)",
+    "SIGSEGV": later("it crashed (signal SIGSEGV)"),
+    "SIGABRT": later("it crashed (signal SIGABRT)"),
+    "SIGFPE": later("it crashed (signal SIGFPE)"),
+    "SIGBUS": later(
+        "the model file was changed or removed while it was in use, or its disk failed (signal SIGBUS)"
+    ),
     "SIGILL": f"{_ILLEGAL_INSTRUCTION} (signal SIGILL)",
 }
 _OTHER_SIGNALS = {
-    "SIGKILL": "the system stopped it, most often because memory ran out",
-    "SIGTERM": "another program ended it",
+    "SIGKILL": later("the system stopped it, most often because memory ran out"),
+    "SIGTERM": later("another program ended it"),
 }
 # NTSTATUS codes; an access violation is also what a vanished memory-mapped file gives.
 _WINDOWS_CRASHES = {
-    0xC0000005: "it crashed (0xC0000005, access violation)",
-    0xC0000006: "the model file was changed or removed while it was in use, or its disk failed (0xC0000006)",
+    0xC0000005: later("it crashed (0xC0000005, access violation)"),
+    0xC0000006: later(
+        "the model file was changed or removed while it was in use, or its disk failed (0xC0000006)"
+    ),
     0xC000001D: f"{_ILLEGAL_INSTRUCTION} (0xC000001D)",
-    0xC00000FD: "it crashed (0xC00000FD, stack overflow)",
-    0xC0000374: "it crashed (0xC0000374, heap corruption)",
-    0xC0000409: "it crashed (0xC0000409, abort)",
+    0xC00000FD: later("it crashed (0xC00000FD, stack overflow)"),
+    0xC0000374: later("it crashed (0xC0000374, heap corruption)"),
+    0xC0000409: later("it crashed (0xC0000409, abort)"),
 }
 _WINDOWS_OTHERS = {
-    0xC0000017: "memory ran out (0xC0000017)",
-    0xC000012D: "memory ran out (0xC000012D)",
-    0xC000013A: "its window was closed (0xC000013A)",
+    0xC0000017: later("memory ran out (0xC0000017)"),
+    0xC000012D: later("memory ran out (0xC000012D)"),
+    0xC000013A: later("its window was closed (0xC000013A)"),
 }
 # Windows' numbers for what Linux calls by these names (IsProcessorFeaturePresent).
 _WINDOWS_CPU_FEATURES = {
@@ -103,16 +109,18 @@ def _lock(descriptor: int, path: Path) -> None:
     except OSError as error:
         if error.errno in in_use:
             raise FileInUse(
-                f"{path.name} is in use by another edgemed.",
-                hint=f"Wait until it has finished, or close it, then try again. The file is {path}.",
+                _("{name} is in use by another edgemed.", name=path.name),
+                hint=_(
+                    "Wait until it has finished, or close it, then try again. The file is {path}.", path=path
+                ),
             ) from error
         raise _cannot_lock(path, error) from error
 
 
 def _cannot_lock(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"{path} cannot be locked: {error.strerror}.",
-        hint="Use a data folder on a local disk that you may write to: set EDGEMED_HOME.",
+        _("{path} cannot be locked: {reason}.", path=path, reason=error.strerror),
+        hint=_("Use a data folder on a local disk that you may write to: set EDGEMED_HOME."),
     )
 
 
@@ -205,7 +213,7 @@ def describe_exit(exit_code: int | None) -> str:
         exit_code: as `multiprocessing.Process.exitcode` gives it: minus the signal on POSIX.
     """
     if exit_code is None:
-        return "it did not end"
+        return _("it did not end")
     windows_code = exit_code & 0xFFFFFFFF
     name = _signal_name(exit_code)
     words = (
@@ -215,11 +223,11 @@ def describe_exit(exit_code: int | None) -> str:
         or _WINDOWS_OTHERS.get(windows_code)
     )
     if words:
-        return words
+        return _(words)
     if name:
-        return f"it was ended by signal {name}"
+        return _("it was ended by signal {name}", name=name)
     shown = f"0x{windows_code:08X}" if windows_code >= 0xC0000000 else str(exit_code)
-    return f"it ended with exit code {shown}"
+    return _("it ended with exit code {code}", code=shown)
 
 
 def is_crash(exit_code: int | None) -> bool:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NamedTuple
 
-from edgemed import machine, models, paths
+from edgemed import languages, machine, models, paths
 from edgemed.engine.client import ChildEngine
 from edgemed.engine.memory import check_fits, memory_need
 from edgemed.engine.messages import AdapterFile, ChatMessage, Engine, LoadRequest
 from edgemed.errors import ModelError, UsageError
+from edgemed.languages import text as _
 from edgemed.models import InstalledModel
 from edgemed.prompts import opening_messages
 
@@ -50,7 +51,8 @@ def open_session(
     """
     if threads is not None and threads < 1:
         raise UsageError(
-            f"--threads must be 1 or more, not {threads}.", hint="Leave it out to let edgemed choose."
+            _("--threads must be 1 or more, not {threads}.", threads=threads),
+            hint=_("Leave it out to let edgemed choose."),
         )
     model = models.find_model(model_name)
     models.check_unchanged(model)
@@ -74,6 +76,7 @@ def open_session(
         prefix_states_folder=str(paths.prefix_states_folder()),
         kernels_file=str(paths.kernels_file()),
         adapter=None if adapter is None else AdapterFile(str(adapter.path), adapter.manifest.sha256),
+        language=languages.language(),
         forbid_sockets=forbid_sockets,
     )
     engine = ChildEngine(request, model.manifest.sampling)
@@ -111,8 +114,13 @@ def _context_length(model: InstalledModel, wanted: int | None) -> int:
         return min(trained, DEFAULT_CONTEXT_LENGTH)
     if not 128 <= wanted <= trained:
         raise UsageError(
-            f"The context length must be from 128 to {trained} tokens for {model.name}, not {wanted}.",
-            hint="Leave --context-length out to use the model's own.",
+            _(
+                "The context length must be from 128 to {trained} tokens for {name}, not {wanted}.",
+                trained=trained,
+                name=model.name,
+                wanted=wanted,
+            ),
+            hint=_("Leave --context-length out to use the model's own."),
         )
     return wanted
 
@@ -137,7 +145,11 @@ def _find_adapter(name: str, base: InstalledModel) -> InstalledModel:
     wanted = adapter.manifest.base_sha256
     if wanted is not None and wanted != base.manifest.sha256:
         raise ModelError(
-            f"The adapter {adapter.name} was made for another base model than {base.name}.",
-            hint="Use it with the base model that its model card names.",
+            _(
+                "The adapter {name} was made for another base model than {name2}.",
+                name=adapter.name,
+                name2=base.name,
+            ),
+            hint=_("Use it with the base model that its model card names."),
         )
     return adapter

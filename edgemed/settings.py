@@ -12,6 +12,7 @@ import msgspec
 
 from edgemed import paths
 from edgemed.errors import StorageError
+from edgemed.languages import text as _
 from edgemed.operating_system import write_atomically
 
 TextSize = Literal["normal", "large"]
@@ -53,20 +54,41 @@ def read_settings() -> tuple[Settings, list[str]]:
     except FileNotFoundError:
         return Settings(), []
     except OSError as error:
-        return Settings(), [f"The settings in {path} cannot be read ({error.strerror}); defaults are used."]
+        return Settings(), [
+            _(
+                "The settings in {path} cannot be read ({reason}); defaults are used.",
+                path=path,
+                reason=error.strerror,
+            )
+        ]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Settings(), [f"The settings in {path} cannot be understood ({error}); defaults are used."]
+        return Settings(), [
+            _(
+                "The settings in {path} cannot be understood ({error}); defaults are used.",
+                path=path,
+                error=error,
+            )
+        ]
     understood, problems = {}, []
     for name, value in found.items():
         if name not in _TYPES:
             nearest = difflib.get_close_matches(name, _TYPES, n=1)
-            meant = f" Did you mean {nearest[0]}?" if nearest else ""
-            problems.append(f"There is no setting {name!r} in edgemed ({path}).{meant}")
+            meant = " " + _("Did you mean {name}?", name=nearest[0]) if nearest else ""
+            problems.append(
+                _("There is no setting {name!r} in edgemed ({path}).", name=name, path=path) + meant
+            )
             continue
         try:
             understood[name] = msgspec.convert(value, _TYPES[name])
         except msgspec.ValidationError as error:
-            problems.append(f"The setting {name} in {path} is not valid: {error}. Its default is used.")
+            problems.append(
+                _(
+                    "The setting {name} in {path} is not valid: {error}. Its default is used.",
+                    name=name,
+                    path=path,
+                    error=error,
+                )
+            )
     return Settings(**understood), problems
 
 
@@ -88,8 +110,8 @@ def change_settings(**changes: object) -> Settings:
         write_atomically(path, _as_toml(changed).encode())
     except OSError as error:
         raise StorageError(
-            f"The settings cannot be saved in {path}: {error.strerror or error}.",
-            hint="Free some space, or set EDGEMED_HOME to a folder that can be written.",
+            _("The settings cannot be saved in {path}: {reason}.", path=path, reason=error.strerror or error),
+            hint=_("Free some space, or set EDGEMED_HOME to a folder that can be written."),
         ) from error
     return changed
 

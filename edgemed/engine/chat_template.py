@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from edgemed.engine.messages import ChatMessage
 from edgemed.errors import ModelUnsupported, UsageError
+from edgemed.languages import text as _
 
 
 class Vocabulary(Protocol):
@@ -63,8 +64,8 @@ class ChatTemplate:
             raise
         except Exception as error:  # code from outside can raise anything
             raise ModelUnsupported(
-                f"The model's chat template fails: {error}",
-                hint="Use another model, or export this one again with a working template.",
+                _("The model's chat template fails: {error}", error=error),
+                hint=_("Use another model, or export this one again with a working template."),
             ) from error
 
     def token_ids(self, text: str) -> list[int]:
@@ -108,7 +109,7 @@ class ChatTemplate:
 
     def _without_control_tokens(self, message: ChatMessage) -> str:
         content = message.content
-        for _ in range(8):
+        for _unused in range(8):
             found = {
                 text
                 for token in set(self._vocabulary.tokenize(content, parse_special=True))
@@ -121,8 +122,8 @@ class ChatTemplate:
             for text in sorted(found, key=len, reverse=True):
                 content = content.replace(text, f"{text[0]} {text[1:]}" if len(text) > 1 else " ")
         raise UsageError(
-            "The text cannot be kept apart from the model's control tokens.",
-            hint="Leave out what looks like <|...|> and ask again.",
+            _("The text cannot be kept apart from the model's control tokens."),
+            hint=_("Leave out what looks like <|...|> and ask again."),
         )
 
     def _is_frame(self, token: int, text: str, message: ChatMessage) -> bool:
@@ -167,8 +168,8 @@ def _compile(source: str) -> Callable[..., str]:
 
     def raise_exception(message: str) -> None:
         raise ModelUnsupported(
-            f"The model's chat template refuses this conversation: {message}",
-            hint="Begin a new conversation with /new, or use another model.",
+            _("The model's chat template refuses this conversation: {message}", message=message),
+            hint=_("Begin a new conversation with /new, or use another model."),
         )
 
     def tojson(value: Any, indent: int | None = None) -> str:
@@ -187,6 +188,6 @@ def _compile(source: str) -> Callable[..., str]:
         return environment.from_string(source).render
     except (jinja2.TemplateError, RecursionError, ValueError, OverflowError) as error:
         raise ModelUnsupported(
-            f"The model's chat template is not valid: {error}",
-            hint="Use another model, or export this one again with a working template.",
+            _("The model's chat template is not valid: {error}", error=error),
+            hint=_("Use another model, or export this one again with a working template."),
         ) from error

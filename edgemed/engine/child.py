@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from edgemed import machine, operating_system
+from edgemed import languages, machine, operating_system
 from edgemed.engine import kernels, prefix_state
 from edgemed.engine.chat_template import ChatTemplate, without_oldest_turn
 from edgemed.engine.llama import ContextFull, Llama, Stopped, llama_cpp_build
@@ -42,6 +42,7 @@ from edgemed.engine.messages import (
 )
 from edgemed.engine.threads import FixedThreads, ThreadController
 from edgemed.errors import EdgemedError, ModelUnsupported, QuestionTooLong
+from edgemed.languages import text as _
 
 SPIN_COUNT = "100000"
 """Bounds how long a thread of libgomp spins for the others; measured in docs/experiments.md."""
@@ -57,6 +58,7 @@ def main(requests: Connection, replies: Connection, stop_byte: Any, load_request
     operating_system.lower_priority_for_memory_pressure()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     request = msgspec.msgpack.decode(load_request, type=LoadRequest)
+    languages.use_language(request.language)
     if request.forbid_sockets:
         from edgemed.offline import forbid_sockets
 
@@ -147,8 +149,13 @@ class _Child:
         source = self._llama.chat_template() or self._request.chat_template
         if not source:
             raise ModelUnsupported(
-                f"{Path(self._request.model_path).name} has no chat template: it cannot be used for chat.",
-                hint="Name its template in the manifest (chat_template), or export the model again with it.",
+                _(
+                    "{name} has no chat template: it cannot be used for chat.",
+                    name=Path(self._request.model_path).name,
+                ),
+                hint=_(
+                    "Name its template in the manifest (chat_template), or export the model again with it."
+                ),
             )
         texts = [
             "" if token is None else self._llama.text_of(token)
@@ -225,15 +232,22 @@ class _Child:
             shorter = without_oldest_turn(messages)
             if shorter is None and request.answer_so_far:
                 raise QuestionTooLong(
-                    f"The question and the answer so far need {len(prompt)} tokens, and the model can take "
-                    f"{self._llama.context_length - reserve}.",
-                    hint="Ask for the rest in a new conversation, or use a longer context.",
+                    _(
+                        "The question and the answer so far need {len} tokens, "
+                        "and the model can take {value}.",
+                        len=len(prompt),
+                        value=self._llama.context_length - reserve,
+                    ),
+                    hint=_("Ask for the rest in a new conversation, or use a longer context."),
                 )
             if shorter is None:
                 raise QuestionTooLong(
-                    f"The question needs {len(prompt)} tokens, and the model can take "
-                    f"{self._llama.context_length - reserve}.",
-                    hint="Ask a shorter question, or use a longer context: --context-length.",
+                    _(
+                        "The question needs {len} tokens, and the model can take {value}.",
+                        len=len(prompt),
+                        value=self._llama.context_length - reserve,
+                    ),
+                    hint=_("Ask a shorter question, or use a longer context: --context-length."),
                 )
             left_out += 1
             messages = shorter

@@ -41,6 +41,7 @@ from edgemed.engine.messages import (
     TurnsLeftOut,
 )
 from edgemed.errors import EngineDied, EngineError, ModelUnsupported, QuestionTooLong
+from edgemed.languages import text as _
 from edgemed.manifest import Sampling
 
 RENDER_LIMIT_SECONDS = 10.0
@@ -101,8 +102,8 @@ class ChildEngine:
                 if deaths_while_loading == LOADS_BEFORE_GIVING_UP:
                     self.close()
                     raise EngineDied(
-                        f"The engine could not load the model: {explanation}.",
-                        hint="Use a smaller model, close other programs, or run: edgemed models verify",
+                        _("The engine could not load the model: {explanation}.", explanation=explanation),
+                        hint=_("Use a smaller model, close other programs, or run: edgemed models verify"),
                     ) from None
 
     def use_adapter(self, adapter: AdapterFile | None) -> None:
@@ -118,8 +119,11 @@ class ChildEngine:
             self._expect_ready()
         except _ChildDied:
             raise EngineDied(
-                f"The engine stopped while it read the adapter: {self._after_death()}.",
-                hint="Copy the adapter from the kit again.",
+                _(
+                    "The engine stopped while it read the adapter: {after_death}.",
+                    after_death=self._after_death(),
+                ),
+                hint=_("Copy the adapter from the kit again."),
             ) from None
         self._request = msgspec.structs.replace(self._request, adapter=adapter)
 
@@ -139,9 +143,12 @@ class ChildEngine:
         limit = CHARACTERS_PER_TOKEN_AT_MOST * self._request.context_length
         if len(messages[-1].content) > limit:
             raise QuestionTooLong(
-                f"The question has {len(messages[-1].content)} characters, and the model can take "
-                f"{limit} at the very most.",
-                hint="Ask a shorter question.",
+                _(
+                    "The question has {len} characters, and the model can take {limit} at the very most.",
+                    len=len(messages[-1].content),
+                    limit=limit,
+                ),
+                hint=_("Ask a shorter question."),
             )
         request = AskRequest(
             messages=list(messages),
@@ -207,7 +214,7 @@ class ChildEngine:
 
     def _begin(self, request: AskRequest) -> None:
         """Hand the question over; a child that died since the last answer is replaced without a word."""
-        for _ in range(DEATHS_BEFORE_GIVING_UP):
+        for _unused in range(DEATHS_BEFORE_GIVING_UP):
             self.wait_until_ready()
             try:
                 self._send(request)
@@ -217,8 +224,8 @@ class ChildEngine:
             except _ChildDied:
                 self._after_death()
         raise EngineDied(
-            f"The engine stopped {self._deaths} times in a row.",
-            hint="Close other programs, use a smaller model, or run: edgemed doctor",
+            _("The engine stopped {deaths} times in a row.", deaths=self._deaths),
+            hint=_("Close other programs, use a smaller model, or run: edgemed doctor"),
         )
 
     def _abandon(self) -> None:
@@ -248,7 +255,8 @@ class ChildEngine:
             process.start()
         except OSError as error:
             raise EngineError(
-                f"The engine process cannot be started: {error.strerror}.", hint="Close other programs."
+                _("The engine process cannot be started: {reason}.", reason=error.strerror),
+                hint=_("Close other programs."),
             ) from error
         finally:
             child_requests.close()
@@ -288,8 +296,11 @@ class ChildEngine:
                 if not self._wait(replies, limit_seconds):
                     self._process.kill()
                     raise ModelUnsupported(
-                        f"The model's chat template did not come to its end in {limit_seconds:.0f} s.",
-                        hint="Use another model, or export this one again with a working template.",
+                        _(
+                            "The model's chat template did not come to its end in {limit_seconds:.0f} s.",
+                            limit_seconds=limit_seconds,
+                        ),
+                        hint=_("Use another model, or export this one again with a working template."),
                     )
                 reply: Reply = self._decoder.decode(replies.recv_bytes())
             except (EOFError, OSError, msgspec.DecodeError):
@@ -397,8 +408,11 @@ class _Answering:
             prefill_seconds=(self._first_at or time.perf_counter()) - self._asked_at,
             decode_seconds=self._last_at - self._first_at,
             threads=0,
-            explanation=f"The engine stopped in the middle of the answer: {explanation}. "
-            "What was written is kept. The engine starts again by itself: ask again.",
+            explanation=_(
+                "The engine stopped in the middle of the answer: {explanation}. "
+                "What was written is kept. The engine starts again by itself: ask again.",
+                explanation=explanation,
+            ),
         )
 
 

@@ -18,6 +18,7 @@ from edgemed.engine import kernels, memory
 from edgemed.engine.chat_template import common_prefix_length
 from edgemed.engine.messages import AdapterFile, LoadRequest
 from edgemed.errors import EngineError, ModelCorrupt, ModelError, ModelUnsupported
+from edgemed.languages import text as _
 from edgemed.manifest import Sampling
 
 OUTPUTS_PER_BATCH = 32
@@ -81,10 +82,13 @@ class Llama:
         self._vocabulary_size = lib.llama_vocab_n_tokens(self._vocabulary)
         if self._vocabulary_size <= 0 or lib.llama_vocab_type(self._vocabulary) == 0:
             raise ModelUnsupported(
-                f"{name} has no vocabulary.", hint="Export the model again with its tokenizer."
+                _("{name} has no vocabulary.", name=name),
+                hint=_("Export the model again with its tokenizer."),
             )
         if not lib.llama_model_has_decoder(self._model) or lib.llama_model_has_encoder(self._model):
-            raise ModelUnsupported(f"{name} is not a model that writes text.", hint="Use a chat model.")
+            raise ModelUnsupported(
+                _("{name} is not a model that writes text.", name=name), hint=_("Use a chat model.")
+            )
 
         settings = lib.llama_context_default_params()
         settings.n_ctx = request.context_length
@@ -95,8 +99,12 @@ class Llama:
         self._context = lib.llama_init_from_model(self._model, settings)
         if not self._context:
             raise EngineError(
-                f"There is no room for {request.context_length} tokens of context: {self._last_log()}",
-                hint="Use a shorter context: --context-length 1024.",
+                _(
+                    "There is no room for {context_length} tokens of context: {last_log}",
+                    context_length=request.context_length,
+                    last_log=self._last_log(),
+                ),
+                hint=_("Use a shorter context: --context-length 1024."),
             )
         self.context_length = min(request.context_length, lib.llama_n_ctx(self._context))
         self._memory = lib.llama_get_memory(self._context)
@@ -281,14 +289,18 @@ class Llama:
             loaded = lib.llama_adapter_lora_init(self._model, adapter.path.encode())
             if not loaded:
                 raise ModelError(
-                    f"{Path(adapter.path).name} is no adapter for this model: {self._last_log()}",
-                    hint="Use the adapter with the base model it was made for.",
+                    _(
+                        "{name} is no adapter for this model: {last_log}",
+                        name=Path(adapter.path).name,
+                        last_log=self._last_log(),
+                    ),
+                    hint=_("Use the adapter with the base model it was made for."),
                 )
         count = 0 if loaded is None else 1
         handles = (lib.llama_adapter_lora_p_ctypes * 1)(loaded)
         scales = (ctypes.c_float * 1)(1.0 if adapter is None else adapter.scale)
         if lib.llama_set_adapters_lora(self._context, handles, count, scales):
-            raise EngineError("The adapter cannot be attached.", hint="Start edgemed again.")
+            raise EngineError(_("The adapter cannot be attached."), hint=_("Start edgemed again."))
         if self._adapter is not None:
             lib.llama_adapter_lora_free(self._adapter)
         self._adapter = loaded
@@ -310,7 +322,10 @@ class Llama:
             raise Stopped
         if code == _NO_ROOM:
             raise ContextFull
-        raise EngineError(f"llama.cpp failed with code {code}: {self._last_log()}", hint="Ask again.")
+        raise EngineError(
+            _("llama.cpp failed with code {code}: {last_log}", code=code, last_log=self._last_log()),
+            hint=_("Ask again."),
+        )
 
     def _sampler_chain(self, sampling: Sampling, seed: int) -> Any:
         lib = self._lib
@@ -341,10 +356,12 @@ class Llama:
         reason = self._last_log()
         if "unknown model architecture" in " ".join(self._log):
             return ModelUnsupported(
-                f"{name} cannot be run by this version: {reason}", hint="Use another model."
+                _("{name} cannot be run by this version: {reason}", name=name, reason=reason),
+                hint=_("Use another model."),
             )
         return ModelCorrupt(
-            f"llama.cpp cannot load {name}: {reason}", hint="Copy the model from the kit again."
+            _("llama.cpp cannot load {name}: {reason}", name=name, reason=reason),
+            hint=_("Copy the model from the kit again."),
         )
 
     def _last_log(self) -> str:

@@ -3,6 +3,7 @@
 import msgspec
 
 from edgemed.errors import NotEnoughMemory
+from edgemed.languages import text as _
 from edgemed.manifest import ModelShape
 
 BATCH_TOKENS = 512
@@ -72,14 +73,20 @@ def check_fits(
     shorter = longest_context_that_fits(shape, model_bytes, context_length, available_bytes)
     actions = []
     if shorter:
-        actions.append(f"use a shorter context: --context-length {shorter}")
+        actions.append(_("use a shorter context: --context-length {length}", length=shorter))
     if smaller_models:
-        actions.append(f"use a smaller model: --model {smaller_models[0]}")
-    actions.append("close other programs and try again")
-    hint = ", or ".join(actions) + "."
+        actions.append(_("use a smaller model: --model {name}", name=smaller_models[0]))
+    actions.append(_("close other programs and try again"))
+    hint = _(", or ").join(actions) + "."
     raise NotEnoughMemory(
-        f"{name} needs {_gib(need.total_bytes)} of memory at a context length of {context_length} tokens, "
-        f"and {_gib(available_bytes)} is free.",
+        _(
+            "{name} needs {gib} of memory at a context length of {context_length} tokens, "
+            "and {gib2} is free.",
+            name=name,
+            gib=_gib(need.total_bytes),
+            context_length=context_length,
+            gib2=_gib(available_bytes),
+        ),
         hint=hint[0].upper() + hint[1:],
     )
 

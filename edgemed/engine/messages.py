@@ -146,6 +146,8 @@ class LoadRequest(msgspec.Struct, frozen=True, kw_only=True):
     plain_kernels: bool = False
     """Use no kernels but llama.cpp's plainest: the full ones crashed."""
     adapter: AdapterFile | None = None
+    language: str = "en"
+    """Of what is said to a person."""
     forbid_sockets: bool = False
     """End the child at the first attempt to open a socket (`edgemed doctor --prove-offline`)."""
 

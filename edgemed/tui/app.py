@@ -11,7 +11,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.widgets import TextArea
 
-from edgemed import operating_system, paths
+from edgemed import languages, operating_system, paths
 from edgemed.control import Control
 from edgemed.languages import text as _
 from edgemed.tui.chat_screen import ChatScreen
@@ -50,11 +50,13 @@ class ChatApp(App[int]):
         for theme in all_themes():
             self.register_theme(theme)
         self.theme = theme_name(self._control.settings)
+        self.set_class(languages.right_to_left(), "right-to-left")
         self.push_screen(self.chat_screen)
 
     def settings_changed(self) -> None:
         """Let the theme and the rest work at once."""
         self.theme = theme_name(self._control.settings)
+        self.set_class(languages.right_to_left(), "right-to-left")
         self.chat_screen.settings_changed()
 
     # Keys that work everywhere.

@@ -10,7 +10,6 @@ from textual import events
 from textual.app import App
 from textual.widget import Widget
 
-from edgemed import languages
 from edgemed.errors import EdgemedError
 from edgemed.terminal_text import clean
 
@@ -50,7 +49,7 @@ class Line(Widget):
 
     def render(self) -> Text:
         """Return what textual draws."""
-        return Text(self._text, justify="right" if languages.right_to_left() else "left")
+        return Text(self._text)
 
 
 class KeyLine(Line):

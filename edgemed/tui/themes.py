@@ -39,7 +39,7 @@ OptionList > .option-list--option-highlighted, OptionList:focus > .option-list--
 }
 Input { border: none; border-bottom: solid $foreground; height: 2; padding: 0; background: $background; }
 Input:focus { border: none; border-bottom: solid $foreground; }
-.title { text-style: bold; height: auto; }
+.right-to-left Line { text-align: right; }
 .text { height: auto; padding: 0 1; }
 .body { height: 1fr; overflow-y: auto; }
 """
