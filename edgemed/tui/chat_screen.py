@@ -662,7 +662,6 @@ class ChatScreen(Screen[None]):
                     return
 
     def _offer_recovery(self, answer: SavedMessage) -> None:
-        when = datetime.fromisoformat(answer.created_at).astimezone().strftime("%d %b %H:%M")
         messages = self._guarded(self._chat.messages) or []
         question = next((m.text for m in messages if m.id == answer.parent_id), "")
 
@@ -677,7 +676,11 @@ class ChatScreen(Screen[None]):
                     self._after_loading = self.action_again
             self.load_model()
 
-        self.app.push_screen(recovery_screen(question, answer, when), chosen)
+        self.app.push_screen(recovery_screen(question, answer, _when(answer.created_at)), chosen)
+
+
+def _when(created_at: str) -> str:
+    return datetime.fromisoformat(created_at).astimezone().strftime("%d %b %H:%M")
 
 
 def _our_mistake() -> EdgemedError:
