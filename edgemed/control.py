@@ -90,6 +90,14 @@ class Control:
         self._manifest_sampling = manifest.sampling
         self._apply_temperature()
 
+    @property
+    def load_fraction(self) -> float:
+        """How much of the model is loaded, from 0 to 1."""
+        try:
+            return self.chat.engine.load_fraction
+        except EdgemedError:
+            return 0.0
+
     def model_choices(self) -> list[ModelChoice]:
         """Return the installed models and those on media, the one in use first."""
         free = machine.available_memory_bytes()

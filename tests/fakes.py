@@ -58,6 +58,7 @@ class FakeEngine:
     stops: int = 0
     finished: int = 0
     """Answers whose caller waited for the last event."""
+    load_fraction: float = 1.0
     closed: bool = False
     reached: threading.Event = field(default_factory=threading.Event)
     """Set by `waits_at`: the answer is where the test wants it."""

@@ -144,6 +144,8 @@ def _fixed_world(theme: settings.Theme) -> Iterator[list[float]]:
                 Control, "export_places", lambda _: [("EDGEMED-KIT", Path("E:/")), ("home", Path("C:/"))]
             )
         )
+        # The models of the picture are on no disk.
+        stack.enter_context(mock.patch.object(Control, "use_model", lambda self, _name: self.load()))
         stack.enter_context(mock.patch("edgemed.history._now", lambda: "2026-03-01T09:14:00+00:00"))
         yield now
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -130,6 +131,7 @@ class Terminal:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def _read(self) -> None:
+        held = b""
         while True:
             try:
                 data = os.read(self._master, 65536)
@@ -139,7 +141,16 @@ class Terminal:
                 return
             with self._lock:
                 self.received_bytes += len(data)
-                self._stream.feed(_known(data))
+                whole, held = _whole(held + data)
+                self._stream.feed(_known(whole))
+
+
+def _whole(data: bytes) -> tuple[bytes, bytes]:
+    """Hold back an escape sequence that the read cut in two."""
+    begin = data.rfind(b"\x1b")
+    if begin < 0 or re.match(rb"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[^\[\]])", data[begin:]):
+        return data, b""
+    return data[:begin], data[begin:]
 
 
 def _known(data: bytes) -> bytes:

@@ -29,6 +29,7 @@ from edgemed.engine.messages import (
     Done,
     Failure,
     LastWords,
+    Loading,
     LoadRequest,
     Reading,
     Ready,
@@ -47,6 +48,7 @@ from edgemed.languages import text as _
 SPIN_COUNT = "100000"
 """Bounds how long a thread of libgomp spins for the others; measured in docs/experiments.md."""
 _LOOK_WHILE_IDLE_SECONDS = 1.0
+_PROGRESS_SECONDS = 0.1
 
 
 def main(requests: Connection, replies: Connection, stop_byte: Any, load_request: bytes) -> None:
@@ -94,6 +96,7 @@ class _Child:
             if request.threads
             else ThreadController(machine.physical_cores(), self._load_monitor.sample)
         )
+        self._progress_at = 0.0
         self._read_text = ""
         """The rendered text of the conversation so far, last answer included."""
         self._read_ids: list[int] = []
@@ -113,7 +116,11 @@ class _Child:
             proved = kernels.recall(Path(self._request.kernels_file), self._build, self._request.model_sha256)
             self._kernels: kernels.Kernels = "plain" if self._request.plain_kernels else proved or "full"
             self._llama = Llama(
-                self._request, self._threads, self._stop_byte_address, plain_kernels=self._kernels == "plain"
+                self._request,
+                self._threads,
+                self._stop_byte_address,
+                plain_kernels=self._kernels == "plain",
+                on_progress=self._report_loading,
             )
             self._template = self._make_template()
             self._use_adapter(self._request.adapter)
@@ -125,6 +132,12 @@ class _Child:
         seconds = time.perf_counter() - started
         self.send(Ready(load_seconds=seconds, llama_cpp_build=self._build, kernels=self._kernels))
         return True
+
+    def _report_loading(self, fraction: float) -> None:
+        now = time.perf_counter()
+        if fraction >= 1 or now - self._progress_at >= _PROGRESS_SECONDS:
+            self._progress_at = now
+            self.send(Loading(fraction))
 
     def serve(self, requests: Connection) -> None:
         decoder = msgspec.msgpack.Decoder(Request)

@@ -29,6 +29,7 @@ from edgemed.engine.messages import (
     Failure,
     Finished,
     LastWords,
+    Loading,
     LoadRequest,
     Piece,
     Reading,
@@ -77,6 +78,7 @@ class ChildEngine:
         self._last_words = ""
         self._process: Any = None
         self.load_seconds = 0.0
+        self.load_fraction = 0.0
         self.llama_cpp_build = ""
         self._start()
 
@@ -266,7 +268,10 @@ class ChildEngine:
     def _expect_ready(self) -> None:
         while True:
             reply = self._receive(None)
+            if isinstance(reply, Loading):
+                self.load_fraction = reply.fraction
             if isinstance(reply, Ready):
+                self.load_fraction = 1.0
                 if not self._ready:
                     kernels.remember(
                         Path(self._request.kernels_file),

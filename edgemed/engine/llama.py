@@ -51,11 +51,18 @@ class Llama:
     """A model, its context and its KV cache (one sequence)."""
 
     def __init__(
-        self, request: LoadRequest, threads: Threads, stop_byte_address: int, *, plain_kernels: bool
+        self,
+        request: LoadRequest,
+        threads: Threads,
+        stop_byte_address: int,
+        *,
+        plain_kernels: bool,
+        on_progress: Callable[[float], None] = lambda _fraction: None,
     ) -> None:
         """Load the model.
 
         Args:
+            on_progress: called with the fraction that is loaded, from 0 to 1.
             stop_byte_address: a byte in shared memory; anything but 0 makes llama.cpp stop where it is.
 
         Raises:
@@ -75,7 +82,15 @@ class Llama:
         parameters = lib.llama_model_default_params()
         parameters.n_gpu_layers = 0
         parameters.use_extra_bufts = not plain_kernels
+
+        def progress(fraction: float, _user_data: object) -> bool:
+            on_progress(fraction)
+            return True
+
+        # Held while llama.cpp calls it.
+        parameters.progress_callback = callback = lib.llama_progress_callback(progress)
         self._model = lib.llama_model_load_from_file(request.model_path.encode(), parameters)
+        del callback
         if not self._model:
             raise self._load_error(name)
         self._vocabulary = lib.llama_model_get_vocab(self._model)

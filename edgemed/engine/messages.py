@@ -80,6 +80,10 @@ Event = TurnsLeftOut | Reading | Piece | Finished
 class Engine(Protocol):
     """What the app knows of the engine; `tests/fakes.py` has a second implementation."""
 
+    @property
+    def load_fraction(self) -> float:
+        """How much of the model is loaded, from 0 to 1; may be asked from any thread."""
+
     def wait_until_ready(self) -> None:
         """Block until the model is loaded.
 
@@ -180,6 +184,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kernels: Kernels = "full"
 
 
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """How much of the model is loaded."""
+
+    fraction: float
+
+
 class Rendering(msgspec.Struct, frozen=True, tag=True):
     """The chat template runs now; it is code from outside, so the parent sets it a time limit."""
 
@@ -221,4 +231,4 @@ class LastWords(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Reply = Ready | Rendering | Rendered | TurnsLeftOut | Reading | Text | Done | Failure | LastWords
+Reply = Loading | Ready | Rendering | Rendered | TurnsLeftOut | Reading | Text | Done | Failure | LastWords

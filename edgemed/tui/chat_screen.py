@@ -596,7 +596,10 @@ class ChatScreen(Screen[None]):
         if now < self._said_at + SAID_SECONDS:
             return
         elapsed = int(now - self._since)
-        parts = [f" {self._now_doing}", f"{elapsed // 60:02}:{elapsed % 60:02}"]
+        doing = self._now_doing
+        if self._loading is not None:
+            doing += f" {100 * self._control.load_fraction:.0f} %"
+        parts = [f" {doing}", f"{elapsed // 60:02}:{elapsed % 60:02}"]
         if self._pieces > 1 and now > self._first_piece_at + 1:
             parts.append(_("{rate:.1f} tokens/s", rate=(self._pieces - 1) / (now - self._first_piece_at)))
         if not self._view.follows:

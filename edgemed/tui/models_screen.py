@@ -40,10 +40,10 @@ class ModelsScreen(Screen[str | None]):
         title = _("First start: choose a model") if self._first_start else _("Models")
         yield Line(f" edgemed   {title}", id="header")
         yield Line(f" {self._reason}" if self._reason else "", classes="text", id="reason")
-        yield Line(id="computer")
+        yield Line(id="computer", classes="text")
         yield Line()
         yield OptionList()
-        yield Line(" " + _("Nothing is downloaded. Nothing leaves this computer."))
+        yield Line(_("Nothing is downloaded. Nothing leaves this computer."), classes="text")
         yield Line(id="activity", classes="text")
         yield KeyLine()
 
@@ -65,8 +65,7 @@ class ModelsScreen(Screen[str | None]):
             return
         gib = 2**30
         self.query_one("#computer", Line).show(
-            " "
-            + _(
+            _(
                 "This computer: {cores} cores, {free:.1f} of {memory:.1f} GB memory free, "
                 "{disk:.0f} GB disk free",
                 cores=machine.physical_cores(),
@@ -144,9 +143,7 @@ class ModelsScreen(Screen[str | None]):
 
     def _line(self, choice: ModelChoice, recommended: bool) -> Text:
         text = describe_model(choice) + (" - " + _("recommended") if recommended else "")
-        shown = Text(f" {text}", no_wrap=True)
-        shown.truncate(max(10, self.size.width - 2))
-        return shown
+        return Text(f" {text}")
 
     def _report(self, error: EdgemedError) -> None:
         self._installing = False
