@@ -44,6 +44,7 @@ class Terminal:
     ) -> None:
         import pty
 
+        home.parent.mkdir(parents=True, exist_ok=True)
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         self._lock = threading.Lock()

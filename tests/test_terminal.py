@@ -1,17 +1,20 @@
 """The full screen in a real terminal: what keyboards, windows and systems do to it."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 if sys.platform == "win32":
     pytest.skip("Windows has no pseudo terminal of this kind", allow_module_level=True)
 
+from edgemed import models, paths
 from edgemed.history import History
 from tests.terminal import APP, SLOW_APP, terminal
 
@@ -97,6 +100,27 @@ def test_a_window_of_20_by_5_is_enough_to_ask(home: Path) -> None:
         screen.wait_for("Ready")
         screen.press("h", "i", "enter")
         screen.wait_for("w0 w1 w2")
+
+
+def test_the_screen_follows_a_long_answer_unless_the_user_scrolled_up(home: Path) -> None:
+    with terminal(SLOW_APP, home, WORDS="900", WORDS_PER_SECOND="100") as screen:
+        screen.wait_for("Ready.")
+        screen.press("h", "i", "enter")
+        screen.wait_for("w600")
+        assert "w0 " not in screen.text
+        for _page in range(4):
+            screen.send(b"\x1b[5~")
+        screen.wait_for("w0 ")
+        time.sleep(0.6)
+        assert "w0 " in screen.text
+        assert "more below" in screen.text
+        for _page in range(6):
+            screen.send(b"\x1b[6~")
+        screen.wait_for("w899")
+        screen.wait_for("Done.")
+        screen.press("n", "o", "w", "enter")
+        screen.wait_for("w450 ")
+    assert len(saved(home)) == 4
 
 
 def test_a_storm_of_resizes_in_mid_answer_loses_nothing(home: Path) -> None:
@@ -202,6 +226,32 @@ def test_a_model_that_is_gone_is_explained_and_another_one_offered(home: Path) -
         assert "edge-chat-8m" in text
         screen.press("enter")
         screen.wait_for("Ready.")
+
+
+def test_a_model_that_is_deleted_while_it_is_in_use_still_answers_and_is_then_explained(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEMED_HOME", str(home))
+    embedded = next(path for path in paths.embedded_models_folder().iterdir() if path.is_dir())
+    installed = models.install_model(next(embedded.glob("*.gguf")), name="clinic-model")
+    models.use_model("clinic-model")
+    with terminal(APP, home) as screen:
+        screen.wait_for("Ready.")
+        shutil.rmtree(installed.folder)
+        screen.press("h", "i", "enter")
+        screen.wait_for("Done.")
+        (child,) = [
+            child
+            for child in psutil.Process(screen.process.pid).children()
+            if "resource_tracker" not in " ".join(child.cmdline())
+        ]
+        child.kill()
+        screen.press("m", "o", "r", "e", "enter")
+        text = " ".join(screen.wait_for("recommended").split())
+        assert "edge-chat-8m" in text
+        screen.press("enter")
+        screen.wait_for("Ready.")
+    assert [text for role, text, _ in saved(home) if role == "user"] == ["hi", "more"]
 
 
 def test_a_settings_file_with_slips_costs_only_those_settings(home: Path) -> None:

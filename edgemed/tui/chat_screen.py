@@ -93,6 +93,7 @@ class ChatScreen(Screen[None]):
         self._waiting: str | None = None
         """A question that was sent while the model was still loading."""
         self._said_at = 0.0
+        self._shown_activity = (0, "", True)
         self._must_load = False
         self._editing: SavedMessage | None = None
         self._draft_is_saved = True
@@ -596,6 +597,11 @@ class ChatScreen(Screen[None]):
         if now < self._said_at + SAID_SECONDS:
             return
         elapsed = int(now - self._since)
+        activity = (elapsed, self._now_doing, self._view.follows)
+        if activity == self._shown_activity and self._loading is None:
+            # Once a second is enough, and four times as often costs bytes on a slow line.
+            return
+        self._shown_activity = activity
         doing = self._now_doing
         if self._loading is not None:
             doing += f" {100 * self._control.load_fraction:.0f} %"
@@ -608,6 +614,7 @@ class ChatScreen(Screen[None]):
 
     def _say(self, sentence: str) -> None:
         self._said_at = time.monotonic()
+        self._shown_activity = (0, "", True)
         self.query_one("#activity", Line).show(f" {sentence}")
 
     def _tell_note(self) -> None:

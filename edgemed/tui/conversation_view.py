@@ -80,7 +80,7 @@ class ConversationView(ScrollView, can_focus=True):
         if self.chosen is not None:
             self.chosen = len(messages) - 1 if messages else None
         self._lay_out()
-        self.scroll_end(animate=False, immediate=True)
+        self._go_to(self._line_count())
 
     def set_spacious(self, spacious: bool) -> None:
         """Leave an empty line after each line, for eyes that need it."""
@@ -93,7 +93,7 @@ class ConversationView(ScrollView, can_focus=True):
         self._live = _LiveText(self._text_width)
         self._live.add(text)
         self._lay_out()
-        self.scroll_end(animate=False, immediate=True)
+        self._go_to(self._line_count())
 
     def add(self, text: str) -> None:
         """Show more of the answer that is being written; follow it unless the user scrolled up."""
@@ -106,14 +106,17 @@ class ConversationView(ScrollView, can_focus=True):
         if after != before:
             self.virtual_size = Size(self.size.width, after)
         if follows:
-            self.scroll_end(animate=False, immediate=True)
-        top = (len(self._lines) + changed) * self._step - round(self.scroll_y)
-        self.refresh(Region(0, max(0, top), self.size.width, max(1, self.size.height - max(0, top))))
+            self._go_to(self._line_count())
+        top = max(0, (len(self._lines) + changed) * self._step - round(self.scroll_y))
+        bottom = min(self.size.height, after - round(self.scroll_y))
+        if bottom > top:
+            # No more than what changed: an empty line below costs as many bytes as a full one.
+            self.refresh(Region(0, top, self.size.width, bottom - top))
 
     @property
     def follows(self) -> bool:
         """Whether the end is in sight."""
-        return self.scroll_y >= self.max_scroll_y - 1
+        return self.scroll_y >= self._line_count() - self.size.height - 1
 
     @property
     def chosen_message(self) -> SavedMessage | None:
@@ -202,7 +205,7 @@ class ConversationView(ScrollView, can_focus=True):
         if self.chosen < self._first:
             self.show_earlier()
         top = self._starts[self.chosen - self._first] * self._step
-        self.scroll_to(y=max(0, top - 1), animate=False, immediate=True)
+        self._go_to(top - 1)
         self.refresh()
 
     def show_earlier(self) -> None:
@@ -212,13 +215,18 @@ class ConversationView(ScrollView, can_focus=True):
         from_end = self._line_count() - self.scroll_y
         self._first = max(0, self._first - MESSAGES_AT_ONCE)
         self._lay_out()
-        self.scroll_to(y=self._line_count() - from_end, animate=False, immediate=True)
+        self._go_to(self._line_count() - from_end)
 
     def turn_page(self, step: int) -> None:
         """Scroll by a page."""
         if step < 0 and self.scroll_y <= self.size.height:
             self.show_earlier()
-        self.scroll_to(y=self.scroll_y + step * max(1, self.size.height - 1), animate=False, immediate=True)
+        self._go_to(self.scroll_y + step * max(1, self.size.height - 1))
+
+    def _go_to(self, y: float) -> None:
+        # Forced: textual allows no scrolling before the next layout has seen that there is more than fits.
+        y = min(max(0, y), max(0, self._line_count() - self.size.height))
+        self.scroll_to(y=y, animate=False, immediate=True, force=True)
 
     def on_focus(self) -> None:
         """Choose the last message."""
@@ -235,7 +243,7 @@ class ConversationView(ScrollView, can_focus=True):
         follows = self.follows
         self._lay_out()
         if follows:
-            self.scroll_end(animate=False, immediate=True)
+            self._go_to(self._line_count())
 
 
 class _LiveText:

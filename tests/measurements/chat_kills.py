@@ -83,6 +83,6 @@ def kill_rounds(home: Path, words_file: Path, *, rounds: int, seed: int) -> Resu
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-        result = kill_rounds(Path(folder) / "data", Path(folder) / "words", rounds=count, seed=1)
+        count, seed = (int(argument) for argument in (*sys.argv[1:], "200", "1")[:2])
+        result = kill_rounds(Path(folder) / "data", Path(folder) / "words", rounds=count, seed=seed)
         sys.stdout.write(f"{result}\n")
