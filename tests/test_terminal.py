@@ -16,7 +16,7 @@ if sys.platform == "win32":
 
 from edgemed import models, paths
 from edgemed.history import History
-from tests.terminal import APP, SLOW_APP, terminal
+from tests.terminal import ANSWERED, APP, SLOW_APP, terminal
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_from_the_first_start_to_a_first_answer_in_three_keys(home: Path) -> Non
         screen.press("enter")
         screen.wait_for("Ready.")
         screen.press("up", "enter")
-        text = screen.wait_for("Done.")
+        text = screen.wait_for(*ANSWERED)
         assert "not for patients" in text
         screen.press("f10")
         screen.wait_for("Leave edgemed?")
@@ -239,7 +239,7 @@ def test_a_model_that_is_deleted_while_it_is_in_use_still_answers_and_is_then_ex
         screen.wait_for("Ready.")
         shutil.rmtree(installed.folder)
         screen.press("h", "i", "enter")
-        screen.wait_for("Done.")
+        screen.wait_for(*ANSWERED)
         (child,) = [
             child
             for child in psutil.Process(screen.process.pid).children()

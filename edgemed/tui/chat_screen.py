@@ -8,7 +8,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -23,7 +22,7 @@ from edgemed.chat import Asked, Chat, Happening, Note, Outcome, Show, Visible
 from edgemed.control import Control
 from edgemed.engine.messages import Reading, TurnsLeftOut
 from edgemed.errors import EdgemedError, EngineError, ModelError, StorageError
-from edgemed.history import SavedMessage
+from edgemed.history import SavedMessage, local_time
 from edgemed.history_export import Format
 from edgemed.languages import plural
 from edgemed.languages import text as _
@@ -686,11 +685,9 @@ class ChatScreen(Screen[None]):
                     self._after_loading = self.action_again
             self.load_model()
 
-        self.app.push_screen(recovery_screen(question, answer, _when(answer.created_at)), chosen)
-
-
-def _when(created_at: str) -> str:
-    return datetime.fromisoformat(created_at).astimezone().strftime("%d %b %H:%M")
+        self.app.push_screen(
+            recovery_screen(question, answer, local_time(answer.created_at, "%d %b %H:%M")), chosen
+        )
 
 
 def _our_mistake() -> EdgemedError:

@@ -4,7 +4,6 @@ While an answer comes, only its last lines are folded and drawn anew; a finished
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import ClassVar, NamedTuple
 
 from rich.segment import Segment
@@ -16,7 +15,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from edgemed import languages
-from edgemed.history import SavedMessage
+from edgemed.history import SavedMessage, local_time
 from edgemed.history_export import unfinished_mark
 from edgemed.languages import text as _
 from edgemed.terminal_text import clean
@@ -279,7 +278,7 @@ class _LiveText:
 
 def _heading(shown: ShownMessage, width: int) -> Lines:
     message = shown.message
-    parts = [_("You") if message.role == "user" else _("AI"), _clock(message.created_at)]
+    parts = [_("You") if message.role == "user" else _("AI"), local_time(message.created_at, "%H:%M")]
     if message.notice:
         parts.append(f"({' '.join(clean(message.notice).split())})")
     if shown.versions > 1:
@@ -287,11 +286,3 @@ def _heading(shown: ShownMessage, width: int) -> Lines:
     if mark := unfinished_mark(message):
         parts.append(mark)
     return [[Segment(line[0].text, _BOLD)] for line in plain_lines("  ".join(parts), width)]
-
-
-def _clock(created_at: str) -> str:
-    try:
-        return datetime.fromisoformat(created_at).astimezone().strftime("%H:%M")
-    except (ValueError, OverflowError, OSError):
-        # A clock that was wrong enough to be no date.
-        return ""

@@ -59,9 +59,9 @@ def main() -> None:
             XDG_CONFIG_HOME=str(Path(name) / "home/.config"), LITELLM_LOCAL_MODEL_COST_MAP="True",
         )  # fmt: skip
         try:
-            screen.wait_for("w5", 60)
+            screen.wait_for("w5", seconds=60)
             cpu, received = cpu_seconds(screen.process.pid), screen.received_bytes
-            screen.wait_for(f"w{WORDS - 1}", 90)
+            screen.wait_for(f"w{WORDS - 1}", seconds=90)
             cpu, received = cpu_seconds(screen.process.pid) - cpu, screen.received_bytes - received
             say(
                 f"elia, 20 words/s: {1000 * cpu / (WORDS - 5):.2f} ms CPU, {received / (WORDS - 5):.0f} bytes a word"
