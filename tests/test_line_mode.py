@@ -563,7 +563,9 @@ def test_the_history_is_listed_searched_and_opened(history: History) -> None:
         ["Diarrhoea?", "/new", "Fever?", "/history", "/history drin", "/open 1", "And?", "/open 9"],
         engine,
     )
-    assert re.search(r"1\. \d{4}-\d\d-\d\d Fever\?\n2\. \d{4}-\d\d-\d\d Diarrhoea\?", scene.text)
+    assert re.search(
+        r"1\. \d{4}-\d\d-\d\d \d\d:\d\d Fever\?\n2\. \d{4}-\d\d-\d\d \d\d:\d\d Diarrhoea\?", scene.text
+    )
     assert "...[Drink]." in scene.text
     assert [message.content for message in engine.asked[2][1:]] == ["Diarrhoea?", "Drink.", "And?"]
     assert "There is no number 9 in the list." in scene.text

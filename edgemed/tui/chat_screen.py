@@ -28,17 +28,15 @@ from edgemed.languages import plural
 from edgemed.languages import text as _
 from edgemed.terminal_text import clean
 from edgemed.tui.conversation_view import ConversationView, ShownMessage
-from edgemed.tui.dialogs import ExportScreen, recovery_screen
-from edgemed.tui.history_screen import HistoryScreen
-from edgemed.tui.models_screen import ModelsScreen
 from edgemed.tui.parts import Key, KeyLine, Line
 from edgemed.tui.question_input import QuestionInput
-from edgemed.tui.settings_screen import SettingsScreen
 
 DRAIN_SECONDS = 0.25
 DRAFT_SECONDS = 1.0
 SMALL_LINES, NARROW_COLUMNS = 9, 100
 FAILURES_BEFORE_ADVICE = 3
+FIRST_DRAWING_SECONDS = 2.0
+"""A terminal that is slower than this gets its model all the same."""
 SAID_SECONDS = 4.0
 """How long a sentence stands before what is happening now takes its place."""
 
@@ -100,6 +98,7 @@ class ChatScreen(Screen[None]):
         self._failures_in_a_row = 0
         self._text_before = ""
         self._after_loading: Callable[[], None] | None = None
+        self._is_drawn = threading.Event()
 
     # Building.
 
@@ -127,6 +126,7 @@ class ChatScreen(Screen[None]):
         self._reload()
         self._load_draft()
         self._show_keys()
+        self.call_after_refresh(self._is_drawn.set)
         if unfinished is not None:
             self._offer_recovery(unfinished)
         elif self._first_start:
@@ -165,6 +165,8 @@ class ChatScreen(Screen[None]):
 
         def load() -> None:
             error: EdgemedError | None = _our_mistake()
+            # What loads a model is a lot of code to import, and the first screen goes before it.
+            self._is_drawn.wait(FIRST_DRAWING_SECONDS)
             try:
                 if name is None:
                     self._control.load()
@@ -190,6 +192,8 @@ class ChatScreen(Screen[None]):
                 self.load_model(name)
             elif self._chat.model is None:
                 self.load_model()
+
+        from edgemed.tui.models_screen import ModelsScreen
 
         self.app.push_screen(ModelsScreen(self._control, first_start=first_start, reason=reason), use)
 
@@ -471,6 +475,8 @@ class ChatScreen(Screen[None]):
                 if path is not None:
                     self._say(_("Written to {path}", path=path))
 
+        from edgemed.tui.dialogs import ExportScreen
+
         self.app.push_screen(ExportScreen(conversation.title, self._control.export_places()), export)
 
     def action_history(self) -> None:
@@ -487,6 +493,8 @@ class ChatScreen(Screen[None]):
             self._load_draft()
             self._input.focus()
 
+        from edgemed.tui.history_screen import HistoryScreen
+
         self.app.push_screen(HistoryScreen(self._control), opened)
 
     def action_settings(self) -> None:
@@ -498,6 +506,8 @@ class ChatScreen(Screen[None]):
                 self.load_model()
 
         if self._is_not_answering():
+            from edgemed.tui.settings_screen import SettingsScreen
+
             self.app.push_screen(SettingsScreen(self._control), changed)
 
     def action_models(self) -> None:
@@ -684,6 +694,8 @@ class ChatScreen(Screen[None]):
                 case "a":
                     self._after_loading = self.action_again
             self.load_model()
+
+        from edgemed.tui.dialogs import recovery_screen
 
         self.app.push_screen(
             recovery_screen(question, answer, local_time(answer.created_at, "%d %b %H:%M")), chosen

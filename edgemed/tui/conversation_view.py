@@ -19,7 +19,7 @@ from edgemed.history import SavedMessage, local_time
 from edgemed.history_export import unfinished_mark
 from edgemed.languages import text as _
 from edgemed.terminal_text import clean
-from edgemed.tui.markdown_lines import markdown_lines, plain_lines
+from edgemed.tui.plain_lines import plain_lines
 
 MESSAGES_AT_ONCE = 40
 """Of a long conversation; the earlier ones come when one scrolls up to them."""
@@ -180,7 +180,7 @@ class ConversationView(ScrollView, can_focus=True):
             if len(self._cache) > 4 * MESSAGES_AT_ONCE:
                 self._cache.clear()
             text = clean(message.text).strip()
-            body = plain_lines(text, width) if message.role == "user" else markdown_lines(text, width)
+            body = plain_lines(text, width) if message.role == "user" else _markdown(text, width)
             self._cache[key] = [*_heading(shown, width), *body, []]
         return self._cache[key]
 
@@ -274,6 +274,12 @@ class _LiveText:
             text = "\n".join(self._paragraphs)
             self.__init__(width)  # type: ignore[misc]
             self.add(text)
+
+
+def _markdown(text: str, width: int) -> Lines:
+    from edgemed.tui.markdown_lines import markdown_lines
+
+    return markdown_lines(text, width)
 
 
 def _heading(shown: ShownMessage, width: int) -> Lines:
