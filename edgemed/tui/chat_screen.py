@@ -284,10 +284,11 @@ class ChatScreen(Screen[None]):
             except queue.Empty:
                 break
             match happening:
-                case Asked():
+                case Asked(question_id):
                     self._sent = ""
-                    self._reload()
-                    self._view.begin_answer(self._text_before)
+                    self._reload(until=question_id)
+                    model = self._chat.model
+                    self._view.begin_answer(self._text_before, notice=model.notice if model else None)
                     self._now_doing = _("Reading the question")
                 case Reading(read, all_tokens):
                     if read < all_tokens:
@@ -540,8 +541,12 @@ class ChatScreen(Screen[None]):
     def _input(self) -> QuestionInput:
         return self.query_one(QuestionInput)
 
-    def _reload(self) -> None:
+    def _reload(self, *, until: int | None = None) -> None:
+        """Show the branch in use; up to a question whose answer is being written, if one is named."""
         messages = self._guarded(self._chat.messages) or []
+        ids = [message.id for message in messages]
+        if until in ids:
+            messages = messages[: ids.index(until) + 1]
         shown = []
         for message in messages:
             number, count = self._chat.place(message)

@@ -87,9 +87,9 @@ class ConversationView(ScrollView, can_focus=True):
             self._spacious = spacious
             self._lay_out()
 
-    def begin_answer(self, text: str = "") -> None:
+    def begin_answer(self, text: str = "", *, notice: str | None = None) -> None:
         """Show that an answer begins, or goes on after `text`; it grows with `add`."""
-        self._live = _LiveText(self._text_width)
+        self._live = _LiveText(self._text_width, _answer_heading(notice))
         self._live.add(text)
         self._lay_out()
         self._go_to(self._line_count())
@@ -248,12 +248,11 @@ class ConversationView(ScrollView, can_focus=True):
 class _LiveText:
     """Text that grows: only its last paragraph is folded anew."""
 
-    def __init__(self, width: int) -> None:
-        self._width = width
+    def __init__(self, width: int, heading: str) -> None:
+        self._width, self._heading = width, heading
         self._paragraphs: list[str] = [""]
-        self._ready: Lines = []
         self.lines: Lines = []
-        self._ready.append([Segment(_("AI"), _BOLD)])
+        self._ready: Lines = _bold_lines(heading, width)
 
     def add(self, text: str) -> int:
         """Add text; return the first line that changed."""
@@ -272,7 +271,7 @@ class _LiveText:
         """Fold all of it for another width."""
         if width != self._width:
             text = "\n".join(self._paragraphs)
-            self.__init__(width)  # type: ignore[misc]
+            self.__init__(width, self._heading)  # type: ignore[misc]
             self.add(text)
 
 
@@ -284,11 +283,18 @@ def _markdown(text: str, width: int) -> Lines:
 
 def _heading(shown: ShownMessage, width: int) -> Lines:
     message = shown.message
-    parts = [_("You") if message.role == "user" else _("AI"), local_time(message.created_at, "%H:%M")]
-    if message.notice:
-        parts.append(f"({' '.join(clean(message.notice).split())})")
+    who = _("You") if message.role == "user" else _answer_heading(message.notice)
+    parts = [who, local_time(message.created_at, "%H:%M")]
     if shown.versions > 1:
         parts.append(_("version {number} of {count}", number=shown.number, count=shown.versions))
     if mark := unfinished_mark(message):
         parts.append(mark)
-    return [[Segment(line[0].text, _BOLD)] for line in plain_lines("  ".join(parts), width)]
+    return _bold_lines("  ".join(parts), width)
+
+
+def _answer_heading(notice: str | None) -> str:
+    return f"{_('AI')}  ({' '.join(clean(notice).split())})" if notice else _("AI")
+
+
+def _bold_lines(text: str, width: int) -> Lines:
+    return [[Segment(line[0].text, _BOLD)] for line in plain_lines(text, width)]

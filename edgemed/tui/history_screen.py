@@ -17,7 +17,7 @@ from edgemed.history import ConversationLine, local_time
 from edgemed.languages import text as _
 from edgemed.terminal_text import clean
 from edgemed.tui.dialogs import ExportScreen, TextScreen
-from edgemed.tui.parts import Key, KeyLine, Line
+from edgemed.tui.parts import Key, KeyLine, Line, shortened
 
 PAGE = 50
 NARROW_COLUMNS = 60
@@ -190,7 +190,7 @@ class HistoryScreen(Screen[int | None]):
         # On a narrow screen the title needs the room.
         when = local_time(line.created_at, "%Y-%m-%d %H:%M" if width >= NARROW_COLUMNS else "%Y-%m-%d")
         text = Text(f" {when}  {clean(line.title)}", no_wrap=True, end="")
-        text.truncate(width)
+        text = shortened(text, width)
         if line.hit is not None:
             hit = Text(line.hit.text, no_wrap=True, end="")
             for begin, end in line.hit.spans:
