@@ -16,6 +16,11 @@ MODEL_CARD_NAME = "MODEL_CARD.md"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")]
+PlainText = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$", max_length=10_000),
+]
+"""Text that is shown to people: without anything that a terminal would obey."""
 ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")]
 
 
@@ -34,9 +39,9 @@ class ModelFile(_Struct, frozen=True, kw_only=True):
 class DataSource(_Struct, frozen=True, kw_only=True):
     """Data the model was trained on, named as its licence asks."""
 
-    name: str
-    source: str
-    license: str
+    name: PlainText
+    source: PlainText
+    license: PlainText
 
 
 class Sampling(_Struct, frozen=True, kw_only=True):
@@ -55,7 +60,7 @@ class Sampling(_Struct, frozen=True, kw_only=True):
 class ModelShape(_Struct, frozen=True, kw_only=True):
     """The numbers that decide how much memory a model needs."""
 
-    architecture: str
+    architecture: PlainText
     parameters: Annotated[int, msgspec.Meta(ge=0)]
     block_count: Annotated[int, msgspec.Meta(ge=0)]
     embedding_length: Annotated[int, msgspec.Meta(ge=0)]
@@ -80,8 +85,8 @@ class ModelManifest(_Struct, frozen=True, kw_only=True):
     """Quantization types really present in the file → number of tensors, as llama.cpp spells them."""
     context_length: Annotated[int, msgspec.Meta(ge=1)]
     """Tokens the model was trained to attend to."""
-    license: str | None = None
-    base_model: str | None = None
+    license: PlainText | None = None
+    base_model: PlainText | None = None
     base_sha256: Sha256 | None = None
     """Of an adapter: the first file of the base model it belongs to."""
     data: list[DataSource] = []
@@ -90,7 +95,7 @@ class ModelManifest(_Struct, frozen=True, kw_only=True):
     system_prompt: str | None = None
     """None: the application's own (`prompts.SYSTEM_PROMPT`); "": the model was trained without one."""
     sampling: Sampling = Sampling()
-    notice: str | None = None
+    notice: PlainText | None = None
     """Words that must stand beside everything the model writes."""
 
     @property
