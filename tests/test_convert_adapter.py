@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-from edgemed.errors import UsageError
 from edgemed_convert.adapter import Adapter, MergedCheckpoint, apply_adapters, lora_pairs, not_expressible
 from edgemed_convert.checkpoint import Checkpoint
 from edgemed_convert.errors import AdapterError
 from edgemed_convert.merge import write_merged
 from edgemed_convert.safetensors_file import from_float32, read_whole, row_blocks
+from numpy.typing import NDArray
+
+from edgemed.errors import UsageError
 from tests.tiny_checkpoints import (
     HIDDEN,
     RANK,

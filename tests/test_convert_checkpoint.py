@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from edgemed.errors import StorageError, UsageError
 from edgemed_convert.checkpoint import Checkpoint
 from edgemed_convert.errors import CheckpointError, UnsupportedArchitecture
 from edgemed_convert.output import check_free_space, new_file, new_folder
 from edgemed_convert.safetensors_file import from_float32, read_tensors, read_whole, row_blocks, to_float32
+
+from edgemed.errors import StorageError, UsageError
 from tests.tiny_checkpoints import base_weights, entry, write_base, write_json, write_raw, write_safetensors
 
 WEIGHTS = "model.safetensors"

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-from edgemed.errors import StorageError, UsageError
 from edgemed_convert.adapter import Adapter, apply_adapters
 from edgemed_convert.checkpoint import Checkpoint
 from edgemed_convert.errors import CheckpointError
 from edgemed_convert.merge import TypeName, write_merged
 from edgemed_convert.safetensors_file import encode_header, read_whole, stored_bytes
+from numpy.typing import NDArray
+
+from edgemed.errors import StorageError, UsageError
 from tests.tiny_checkpoints import (
     HIDDEN,
     RANK,

@@ -9,7 +9,7 @@ from edgemed_convert.tokenizer.files import TokenizerFiles
 from edgemed_convert.tokenizer.sentencepiece import steps
 
 # Texts that the engine takes for the end of an answer wherever they stand in a vocabulary.
-_ENDS_BY_TEXT = frozenset(
+ENDS_BY_TEXT = frozenset(
     {
         "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
         "<end_of_turn>",
@@ -17,6 +17,7 @@ _ENDS_BY_TEXT = frozenset(
         "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>",
     }
 )  # fmt: skip
+"""Texts that make any token an end of generation in llama.cpp, whatever the file says of it."""
 # What ends a turn, the most telling first. By text: its number differs from vocabulary to vocabulary.
 _ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
 _DEFAULT_TEXTS = {"GPT2Tokenizer": {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}}
@@ -69,7 +70,7 @@ def special_ids(
         if type(number) is int and 0 <= number < len(tokens.texts):
             ids[key] = number
     ids["eos"] = ends[0]
-    unknown_by_text = [number for number in ends[1:] if _decoded(tokens, number) not in _ENDS_BY_TEXT]
+    unknown_by_text = [number for number in ends[1:] if _decoded(tokens, number) not in ENDS_BY_TEXT]
     known_by_text = [number for number in ends[1:] if number not in unknown_by_text]
     turn_ends = [number for text in _ENDS_OF_TURN if (number := _control(tokens, text)) is not None]
     candidates = [*unknown_by_text, *known_by_text, *(number for number in turn_ends if number not in ends)]
@@ -125,7 +126,7 @@ def accidental_ends(tokens: TokenList, ends: tuple[int, ...]) -> tuple[int, ...]
     return tuple(
         number
         for number, type_ in enumerate(tokens.types)
-        if type_ is TokenType.NORMAL and number not in ends and _decoded(tokens, number) in _ENDS_BY_TEXT
+        if type_ is TokenType.NORMAL and number not in ends and _decoded(tokens, number) in ENDS_BY_TEXT
     )
 
 
