@@ -253,6 +253,7 @@ def models_show(name: str, as_json: bool) -> None:
         ("architecture", manifest.shape.architecture),
         ("parameters", f"{manifest.shape.parameters:,}"),
         ("types", types),
+        *_check_rows(manifest),
         ("size", f"{manifest.size_bytes:,} bytes in {len(manifest.files)} file(s)"),
         ("context length", f"{manifest.context_length} tokens"),
         ("license", manifest.license or "not stated"),
@@ -380,8 +381,22 @@ def _line(model: Any, *, in_use: bool = False) -> str:
     )
     types = "+".join(sorted(manifest.tensor_types)) or most
     notice = f"  {manifest.notice}" if manifest.notice else ""
+    if manifest.unchecked and "unchecked" not in notice:
+        notice += "  unchecked"
     kind = "" if manifest.kind == "model" else "  adapter"
     return f"{'*' if in_use else ' '} {manifest.name}  {size}  {types}{kind}{notice}"
+
+
+def _check_rows(manifest: Any) -> list[tuple[str, str]]:
+    """What the gate of edgemed-convert found, as far as the manifest knows."""
+    rows = [("adapter", f"{adapter.name} merged in") for adapter in manifest.adapters]
+    found = manifest.check
+    if manifest.unchecked:
+        rows.append(("checks", "UNCHECKED: packed by force although it was not proved to be right"))
+    elif found is not None:
+        gaps = f"; not run: {', '.join(found.not_run)}" if found.not_run else ""
+        rows.append(("checks", f"{found.passed} passed{gaps}"))
+    return rows
 
 
 def _fits(model: Any) -> str:

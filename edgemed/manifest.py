@@ -1,6 +1,6 @@
 """The model manifest: what one pack holds, as read by machines.
 
-Written by `edgemed models install` and, later, by `edgemed-convert pack`; read by all that loads a model.
+Written by `edgemed models install` and `edgemed-convert pack`; read by all that loads a model.
 """
 
 from pathlib import Path
@@ -16,6 +16,11 @@ MODEL_CARD_NAME = "MODEL_CARD.md"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")]
+PlainText = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$", max_length=10_000),
+]
+"""Text that is shown to people: without anything that a terminal would obey."""
 ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")]
 
 
@@ -34,9 +39,9 @@ class ModelFile(_Struct, frozen=True, kw_only=True):
 class DataSource(_Struct, frozen=True, kw_only=True):
     """Data the model was trained on, named as its licence asks."""
 
-    name: str
-    source: str
-    license: str
+    name: PlainText
+    source: PlainText
+    license: PlainText
 
 
 class Sampling(_Struct, frozen=True, kw_only=True):
@@ -52,10 +57,34 @@ class Sampling(_Struct, frozen=True, kw_only=True):
     """1 means none; looks at the last 64 tokens."""
 
 
+class MergedAdapter(_Struct, frozen=True, kw_only=True):
+    """An adapter that was merged into the base model."""
+
+    name: PlainText
+    sha256: Sha256 | None = None
+    """Over its files, as edgemed-convert takes it; None when the file does not carry it."""
+    weight: float = 1.0
+    """How much of it was merged; 1 is what was trained."""
+
+
+class CheckSummary(_Struct, frozen=True, kw_only=True):
+    """What the gate of edgemed-convert found in this file; the pack's check report has all of it."""
+
+    report_sha256: Sha256
+    passed: Annotated[int, msgspec.Meta(ge=0)]
+    """Number of checks."""
+    failed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    not_run: list[PlainText] = []
+    """Names of the checks that could not run: what they prove is not proved."""
+    mean_kl_nats: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """What quantizing cost, against the unquantized file on the gate's own text."""
+    top1_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+
 class ModelShape(_Struct, frozen=True, kw_only=True):
     """The numbers that decide how much memory a model needs."""
 
-    architecture: str
+    architecture: PlainText
     parameters: Annotated[int, msgspec.Meta(ge=0)]
     block_count: Annotated[int, msgspec.Meta(ge=0)]
     embedding_length: Annotated[int, msgspec.Meta(ge=0)]
@@ -80,17 +109,30 @@ class ModelManifest(_Struct, frozen=True, kw_only=True):
     """Quantization types really present in the file → number of tensors, as llama.cpp spells them."""
     context_length: Annotated[int, msgspec.Meta(ge=1)]
     """Tokens the model was trained to attend to."""
-    license: str | None = None
-    base_model: str | None = None
+    license: PlainText | None = None
+    base_model: PlainText | None = None
     base_sha256: Sha256 | None = None
     """Of an adapter: the first file of the base model it belongs to."""
     data: list[DataSource] = []
+    quantization_type: PlainText | None = None
+    """What the file calls itself, such as Q4_K_M."""
+    base_fingerprint: Sha256 | None = None
+    """Of the base model's weights and config, as edgemed-convert takes it."""
+    adapters: list[MergedAdapter] = []
+    """Merged into the base model, in order."""
+    recipe_sha256: Sha256 | None = None
+    """Of the training recipe's file."""
+    dataset_sha256: Sha256 | None = None
+    """Of the dataset card's file."""
+    check: CheckSummary | None = None
+    unchecked: bool = False
+    """Packed although a check failed or none was made; said wherever the model is shown."""
     chat_template: str | None = None
     """Used when the GGUF carries none."""
     system_prompt: str | None = None
     """None: the application's own (`prompts.SYSTEM_PROMPT`); "": the model was trained without one."""
     sampling: Sampling = Sampling()
-    notice: str | None = None
+    notice: PlainText | None = None
     """Words that must stand beside everything the model writes."""
 
     @property
