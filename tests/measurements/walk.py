@@ -126,7 +126,7 @@ def line_mode(home: Path, program: str) -> None:
     walk.show("A question, stopped in mid-answer (Ctrl+C)", "Stopped.")
     walk.type("/continue")
     walk.press("Enter")
-    walk.wait(" words in ")
+    time.sleep(2)
     for line, awaited in (
         ("/again", "You>"),
         ("/history dehydration", "/open NUMBER"),
