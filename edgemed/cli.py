@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. `main` is the only catcher of planned errors."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -121,6 +122,8 @@ def chat(
         if plain or not _has_screen():
             exit_code = _chat_in_lines(control)
         else:
+            # Looking for garbage takes a twentieth of the time to the first screen, and there is none yet.
+            gc.disable()
             from edgemed.tui.app import run_full_screen
 
             exit_code = run_full_screen(control)

@@ -1,26 +1,30 @@
 """What the chat does outside a conversation: models, settings, media. The same for both faces.
 
 The settings decide what is loaded; options of the command line stand above them for this one run.
+What looks at models and at the machine is imported by the functions that need it: the first screen does not
+wait for it.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from edgemed import languages, machine, media, models
+from edgemed import languages
 from edgemed.chat import Chat, ModelDescription
-from edgemed.engine.memory import memory_need
 from edgemed.errors import EdgemedError, UsageError
 from edgemed.languages import text as _
-from edgemed.session import DEFAULT_CONTEXT_LENGTH, Session, open_session
 from edgemed.settings import Settings, change_settings, read_settings
 
 CONTEXT_LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 TEMPERATURES = (0.0, 0.2, 0.3, 0.5, 0.7, 1.0)
 
-Opener = Callable[..., Session]
+if TYPE_CHECKING:
+    from edgemed.manifest import ModelShape
+    from edgemed.session import Session
+
+Opener = Callable[..., "Session"]
 
 
 class Options(NamedTuple):
@@ -58,10 +62,10 @@ class Choice(NamedTuple):
 class Control:
     """The chat with its settings and models. One thread at a time loads or changes a model."""
 
-    def __init__(self, chat: Chat, options: Options, *, open_model: Opener = open_session) -> None:
+    def __init__(self, chat: Chat, options: Options, *, open_model: Opener | None = None) -> None:
         self.chat = chat
         self._options = options
-        self._open = open_model
+        self._open = open_model or _open_session
         self.settings, self.problems = read_settings()
         if problem := languages.use_language(self.settings.language):
             self.problems.append(problem)
@@ -100,14 +104,15 @@ class Control:
 
     def model_choices(self) -> list[ModelChoice]:
         """Return the installed models and those on media, the one in use first."""
+        from edgemed import machine, models
+
         free = machine.available_memory_bytes()
         in_use = self.chat.model.name if self.chat.model else ""
         found = models.list_models("model")
         choices = []
         for model in found.models:
             manifest = model.manifest
-            length = min(manifest.context_length, DEFAULT_CONTEXT_LENGTH)
-            need = memory_need(manifest.shape, manifest.size_bytes, length).total_bytes
+            need = _need_bytes(manifest.shape, manifest.size_bytes, manifest.context_length)
             choices.append(
                 ModelChoice(
                     model.name,
@@ -140,11 +145,15 @@ class Control:
         Raises:
             EdgemedError: as `models.install_model` says.
         """
+        from edgemed import models
+
         if choice.source is not None:
             models.install_model(choice.source, progress=progress)
 
     def use_model(self, name: str) -> None:
         """Choose an installed model and begin to load it. Raises as `load` does."""
+        from edgemed import models
+
         if models.find_model(name).name != self.settings.model:
             self.change(model=name, adapter=None)
         self._options = self._options._replace(model=None, adapter=None)
@@ -171,6 +180,8 @@ class Control:
 
     def choices(self, name: str) -> list[Choice]:
         """Return the values that a setting can take, that in use among them."""
+        from edgemed import models
+
         own = Choice(None, _("the model's own"))
         match name:
             case "model":
@@ -216,18 +227,21 @@ class Control:
 
     def export_places(self) -> list[tuple[str, Path]]:
         """Return folders that can take an export: plugged-in media first, then the user's own."""
+        from edgemed import machine
+
         places = [(medium.label, medium.path) for medium in machine.mounted_media() if medium.free_bytes]
         return [*places, (_("this computer"), Path.home())]
 
     def _on_media(self, free_bytes: int) -> list[ModelChoice]:
+        from edgemed import machine, media
+
         choices = []
         for found in media.find_models(machine.mounted_media()):
             examined, need = found.examined, 0
             if examined is not None and examined.kind != "model":
                 continue
             if examined is not None:
-                length = min(examined.context_length, DEFAULT_CONTEXT_LENGTH)
-                need = memory_need(examined.shape, examined.size_bytes, length).total_bytes
+                need = _need_bytes(examined.shape, examined.size_bytes, examined.context_length)
             choices.append(
                 ModelChoice(
                     found.name,
@@ -252,6 +266,19 @@ class Control:
         if temperature is not None:
             sampling = msgspec.structs.replace(sampling, temperature=temperature)
         engine.use_sampling(sampling)
+
+
+def _open_session(name: str | None, **options: Any) -> "Session":
+    from edgemed.session import open_session
+
+    return open_session(name, **options)
+
+
+def _need_bytes(shape: "ModelShape", size_bytes: int, context_length: int) -> int:
+    from edgemed.engine.memory import memory_need
+    from edgemed.session import DEFAULT_CONTEXT_LENGTH
+
+    return memory_need(shape, size_bytes, min(context_length, DEFAULT_CONTEXT_LENGTH)).total_bytes
 
 
 SETTING_NAMES = tuple(Settings.__annotations__)

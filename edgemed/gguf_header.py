@@ -141,7 +141,7 @@ class GGUFHeader:
             ModelCorrupt: the file names none.
         """
         architecture = self.text("general.architecture")
-        if not architecture:
+        if not architecture or not architecture.isprintable():
             raise _damaged(self.path, "it does not name the model's architecture")
         return architecture
 

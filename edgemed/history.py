@@ -547,6 +547,15 @@ def _unmarked(marked: str) -> Hit:
     return Hit(text, tuple(spans))
 
 
+def local_time(created_at: str, pattern: str = "%Y-%m-%d %H:%M") -> str:
+    """Return a saved moment on this computer's clock, or nothing where it is none that a clock can show."""
+    try:
+        return datetime.fromisoformat(created_at).astimezone().strftime(pattern)
+    except (ValueError, OverflowError, OSError):
+        # A clock that was wrong enough to be no date, or a store written by other hands.
+        return ""
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgemed.errors import StorageError
-from edgemed.history import UNFINISHED, Conversation, SavedMessage
+from edgemed.history import UNFINISHED, Conversation, SavedMessage, local_time
 from edgemed.languages import text as _
 from edgemed.operating_system import fsync_file
 from edgemed.terminal_text import clean
@@ -45,7 +45,8 @@ def as_text(conversation: Conversation, messages: Sequence[SavedMessage]) -> str
 
 def export_name(conversation: Conversation, format: Format) -> str:  # noqa: A002 - what users call it
     """Return the file name that is proposed: date and number, nothing that was said."""
-    return f"edgemed-{conversation.created_at[:10]}-{conversation.id}{SUFFIXES[format]}"
+    date = local_time(conversation.created_at, "%Y-%m-%d") or "undated"
+    return f"edgemed-{date}-{conversation.id}{SUFFIXES[format]}"
 
 
 def write_export(
@@ -91,7 +92,7 @@ def unfinished_mark(message: SavedMessage) -> str:
 def _facts(conversation: Conversation, messages: Sequence[SavedMessage]) -> list[str]:
     notices = dict.fromkeys(message.notice for message in messages if message.notice)
     return [
-        _("Date: {date} UTC", date=conversation.created_at[:16].replace("T", " ")),
+        _("Date: {date}", date=local_time(conversation.created_at, "%Y-%m-%d %H:%M (UTC%z)")),
         _(
             "Model: {name} (SHA-256 {sha256})",
             name=clean(conversation.model_name),

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +19,7 @@ from edgemed import __version__
 from edgemed.chat import Chat, Happening, Note, Outcome, Show, Visible, readable
 from edgemed.engine.messages import Reading, TurnsLeftOut
 from edgemed.errors import EdgemedError, EngineError, ModelError, StorageError, Terminated
-from edgemed.history import ConversationLine, SavedMessage
+from edgemed.history import ConversationLine, SavedMessage, local_time
 from edgemed.history_export import unfinished_mark
 from edgemed.languages import plural
 from edgemed.languages import text as _
@@ -133,7 +132,7 @@ class LineChat:
             self._say(_("(Typed and not sent: {draft})", draft=draft))
 
     def _offer(self, unfinished: SavedMessage) -> None:
-        when = datetime.fromisoformat(unfinished.created_at).astimezone().strftime("%d %b %H:%M")
+        when = local_time(unfinished.created_at, "%d %b %H:%M")
         self._say(_("The last answer ({when}) was not finished; it is saved. /last shows it.", when=when))
         self._say(
             _(
@@ -370,7 +369,7 @@ class LineChat:
             self._say(_("Nothing was found.") if argument else _("There is no saved conversation yet."))
             return
         for number, line in enumerate(self._listed, 1):
-            self._say(f"{number}. {line.created_at[:10]} {line.title}")
+            self._say(f"{number}. {local_time(line.created_at)} {line.title}")
             if line.hit is not None:
                 self._say(f"   ...{_marked(line)}")
         self._say(_("/open NUMBER opens one."))

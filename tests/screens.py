@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from edgemed import machine, settings
 from edgemed.control import Control, ModelChoice
 from edgemed.history import History
 from edgemed.paths import history_file
-from edgemed.tui import chat_screen, conversation_view
+from edgemed.tui import chat_screen, conversation_view, history_screen
 from tests.faces import NOTICE, ScreenFace, a_control, screen_face
 from tests.fakes import FakeEngine, Script
 
@@ -150,14 +151,20 @@ def _fixed_world(theme: settings.Theme) -> Iterator[list[float]]:
         yield now
 
 
+def _in_utc(created_at: str, pattern: str) -> str:
+    return datetime.fromisoformat(created_at).strftime(pattern)
+
+
 _FIXED: list[tuple[Any, str, Any]] = [
     (machine, "mounted_media", list),
     (machine, "physical_cores", lambda: 4),
     (machine, "available_memory_bytes", lambda: 5 * 2**30),
     (machine, "total_memory_bytes", lambda: 8 * 2**30),
     (machine, "free_disk_bytes", lambda _path: 61 * 2**30),
-    (conversation_view, "_clock", lambda _created_at: "09:14"),
-    (chat_screen, "_when", lambda _created_at: "01 Mar 09:14"),
+    # A computer in any time zone draws the same.
+    (conversation_view, "local_time", _in_utc),
+    (chat_screen, "local_time", _in_utc),
+    (history_screen, "local_time", _in_utc),
 ]
 
 

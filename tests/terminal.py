@@ -17,6 +17,8 @@ import pyte
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 20.0
+ANSWERED = ("Done.", "is cut")
+"""The demonstration model chooses by chance, and sometimes writes until its longest length."""
 APP = [sys.executable, "-m", "edgemed.cli"]
 SLOW_APP = [sys.executable, "-m", "tests.slow_app"]
 KEYS = {
@@ -91,14 +93,16 @@ class Terminal:
             # As people do: an Enter right behind a letter would be part of a paste.
             time.sleep(0.02)
 
-    def wait_for(self, text: str, seconds: float = PATIENCE_SECONDS) -> str:
-        """Wait until a text stands on the screen; return the screen."""
+    def wait_for(self, *texts: str, seconds: float = PATIENCE_SECONDS) -> str:
+        """Wait until one of the texts stands on the screen; return the screen."""
         until = time.monotonic() + seconds
-        while text not in " ".join(self.text.split()):
+        while True:
+            shown = self.text
+            if any(text in " ".join(shown.split()) for text in texts):
+                return shown
             if time.monotonic() > until:
-                raise AssertionError(f"{text!r} did not come:\n{self.text}")
+                raise AssertionError(f"{' or '.join(map(repr, texts))} did not come:\n{shown}")
             time.sleep(0.02)
-        return self.text
 
     def wait_for_end(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Wait for the program's end; return its exit code."""

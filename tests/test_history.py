@@ -14,7 +14,7 @@ import pytest
 from edgemed import history as history_module
 from edgemed import history_file
 from edgemed.errors import StorageError
-from edgemed.history import FinalStatus, History, NoHistory
+from edgemed.history import FinalStatus, History, NoHistory, local_time
 from edgemed.history_export import as_markdown, as_text, write_export
 
 NOTICE = "demonstration model, not for patients"
@@ -131,6 +131,19 @@ def test_a_clock_that_jumps_back_reorders_nothing(
     assert latest.created_at.startswith("1970")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps its time zone elsewhere")
+def test_dates_are_those_of_the_clinics_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evening conversation east of Greenwich stood under the day before."""
+    monkeypatch.setenv("TZ", "EAT-3")
+    time.tzset()
+    try:
+        assert local_time("2026-03-01T22:30:00+00:00") == "2026-03-02 01:30"
+        assert local_time("not a date") == ""
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_text_with_lone_surrogates_and_nul_is_saved(open_history: Callable[[], History]) -> None:
     history = open_history()
     conversation_id = history.start_conversation("m", SHA256)
@@ -170,7 +183,7 @@ def test_an_export_says_date_model_and_notice_and_has_no_control(
         assert f"tiny-medical (SHA-256 {SHA256})" in " ".join(export.split())
         assert f"Notice: {NOTICE}" in export
         assert f"AI ({NOTICE})" in export
-        assert history.conversation(conversation_id).created_at[:10] in export
+        assert local_time(history.conversation(conversation_id).created_at) in " ".join(export.split())
         assert "NOT FINISHED" not in export
     assert "> ## AI" in exports(history, conversation_id)[0]
 

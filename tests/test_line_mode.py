@@ -16,7 +16,7 @@ from edgemed import history_export, paths
 from edgemed.chat import Chat, ModelDescription, open_history
 from edgemed.engine.messages import ChatMessage
 from edgemed.errors import EngineDied, ModelCorrupt, QuestionTooLong, StorageError, Terminated
-from edgemed.history import History, NoHistory, SavedMessage
+from edgemed.history import History, NoHistory, SavedMessage, local_time
 from edgemed.line_mode import LineChat, run_line_mode
 from tests.fakes import FakeEngine, Script
 
@@ -437,7 +437,7 @@ def test_again_before_any_question_says_so(history: History) -> None:
 def test_export_never_overwrites_and_txt_is_plain_text(history: History) -> None:
     scene = Scene(history, ["What is anaemia?", *["/export"] * 3, "/export a.txt", "/export ."], FakeEngine())
     names = sorted(path.name for path in Path().iterdir())
-    date = history.conversation(1).created_at[:10]
+    date = local_time(history.conversation(1).created_at, "%Y-%m-%d")
     assert names == sorted(["a.txt", *(f"edgemed-{date}-1{end}.md" for end in ("", "-2", "-3", "-4"))])
     assert Path(f"edgemed-{date}-1.md").read_text(encoding="utf-8").startswith("# What is anaemia?\n")
     assert Path("a.txt").read_text(encoding="utf-8").startswith("What is anaemia?\n")
@@ -563,7 +563,9 @@ def test_the_history_is_listed_searched_and_opened(history: History) -> None:
         ["Diarrhoea?", "/new", "Fever?", "/history", "/history drin", "/open 1", "And?", "/open 9"],
         engine,
     )
-    assert re.search(r"1\. \d{4}-\d\d-\d\d Fever\?\n2\. \d{4}-\d\d-\d\d Diarrhoea\?", scene.text)
+    assert re.search(
+        r"1\. \d{4}-\d\d-\d\d \d\d:\d\d Fever\?\n2\. \d{4}-\d\d-\d\d \d\d:\d\d Diarrhoea\?", scene.text
+    )
     assert "...[Drink]." in scene.text
     assert [message.content for message in engine.asked[2][1:]] == ["Diarrhoea?", "Drink.", "And?"]
     assert "There is no number 9 in the list." in scene.text

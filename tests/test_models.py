@@ -37,6 +37,7 @@ from edgemed.models import (
 )
 from edgemed.operating_system import lock_file
 from edgemed.paths import data_folder, embedded_models_folder, models_folder
+from edgemed.terminal_text import clean
 from tests.gguf_files import write_tiny_adapter, write_tiny_llama
 
 EMBEDDED = "edge-chat-8m"
@@ -92,6 +93,16 @@ def test_a_bare_file_gets_a_manifest_from_its_header(tmp_path: Path) -> None:
     assert left_in_models_folder() == ["Tiny-Llama-v1"]
     check_unchanged(model)
     verify_model(model)
+
+
+@pytest.mark.parametrize("field", ["notice", "license", "base_model"])
+@pytest.mark.parametrize("text", ["no\x1b]0;owned\x07tice", "\x9b2J", "read \u202eback"])
+def test_a_pack_whose_words_a_terminal_would_obey_is_refused(pack: Path, field: str, text: str) -> None:
+    """They stand in the list of models and beside every answer."""
+    change_manifest(pack, **{field: text})
+    with pytest.raises(ModelCorrupt, match="not valid") as caught:
+        install_model(pack)
+    assert clean(caught.value.message) == caught.value.message
 
 
 def test_a_pack_brings_its_card_and_no_other_file(pack: Path) -> None:

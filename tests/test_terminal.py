@@ -16,7 +16,7 @@ if sys.platform == "win32":
 
 from edgemed import models, paths
 from edgemed.history import History
-from tests.terminal import APP, SLOW_APP, terminal
+from tests.terminal import ANSWERED, APP, SLOW_APP, terminal
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_from_the_first_start_to_a_first_answer_in_three_keys(home: Path) -> Non
         screen.press("enter")
         screen.wait_for("Ready.")
         screen.press("up", "enter")
-        text = screen.wait_for("Done.")
+        text = screen.wait_for(*ANSWERED)
         assert "not for patients" in text
         screen.press("f10")
         screen.wait_for("Leave edgemed?")
@@ -88,11 +88,33 @@ def test_a_paste_of_several_lines_with_escapes_is_one_harmless_question(home: Pa
 def test_lines_from_a_terminal_without_bracketed_paste_do_not_send_themselves(home: Path) -> None:
     with terminal(SLOW_APP, home, WORDS="3") as screen:
         screen.wait_for("Ready.")
-        screen.send(b"one\rtwo\rthree")
+        screen.send(b"the first line\rtwo\rthree\r")
         time.sleep(0.3)
         screen.press("enter")
         screen.wait_for("Done.")
-    assert [text for role, text, _ in saved(home) if role == "user"] == ["one\ntwo\nthree"]
+    assert [text for role, text, _ in saved(home) if role == "user"] == ["the first line\ntwo\nthree"]
+
+
+def test_an_enter_that_comes_together_with_the_last_letters_sends(home: Path) -> None:
+    """A computer that is busy reads several keys at once; the Enter then began a new line."""
+    with terminal(SLOW_APP, home, WORDS="3") as screen:
+        screen.wait_for("Ready.")
+        screen.send(b"fever?\r")
+        screen.wait_for("Done.")
+    assert [text for role, text, _ in saved(home) if role == "user"] == ["fever?"]
+
+
+def test_an_answer_that_is_being_written_is_shown_once_and_not_as_unfinished(home: Path) -> None:
+    with terminal(SLOW_APP, home, WORDS="400", WORDS_PER_SECOND="100") as screen:
+        screen.wait_for("Ready.")
+        for keys in (("h", "i", "enter"), ("tab", "a")):
+            screen.press(*keys)
+            screen.wait_for("w0 w1")
+            time.sleep(0.6)
+            assert "NOT FINISHED" not in screen.text
+            assert screen.text.count("not for patients") == 2, "in the first line and beside the answer"
+            assert sum(line.split()[:1] == ["AI"] for line in screen.text.split("\n")) == 1
+            screen.wait_for("Done.")
 
 
 def test_a_window_of_20_by_5_is_enough_to_ask(home: Path) -> None:
@@ -239,7 +261,7 @@ def test_a_model_that_is_deleted_while_it_is_in_use_still_answers_and_is_then_ex
         screen.wait_for("Ready.")
         shutil.rmtree(installed.folder)
         screen.press("h", "i", "enter")
-        screen.wait_for("Done.")
+        screen.wait_for(*ANSWERED)
         (child,) = [
             child
             for child in psutil.Process(screen.process.pid).children()

@@ -15,7 +15,6 @@ from edgemed import languages, operating_system, paths
 from edgemed.control import Control
 from edgemed.languages import text as _
 from edgemed.tui.chat_screen import ChatScreen
-from edgemed.tui.dialogs import ChoiceScreen, HelpScreen
 from edgemed.tui.driver import forgiving_driver
 from edgemed.tui.themes import STYLES, all_themes, theme_name
 
@@ -63,6 +62,8 @@ class ChatApp(App[int]):
 
     def action_help(self) -> None:
         """Show the keys."""
+        from edgemed.tui.dialogs import HelpScreen
+
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(help_lines()))
 
@@ -78,6 +79,8 @@ class ChatApp(App[int]):
 
     def action_leave(self) -> None:
         """Ask, for a habit key must not end anything."""
+        from edgemed.tui.dialogs import ChoiceScreen
+
         if isinstance(self.screen, ChoiceScreen):
             return
 

@@ -4,11 +4,11 @@ The answer comes in a thread of its own, through a queue that the screen empties
 terminal or an old processor is never asked for more. Nothing is drawn while nothing happens.
 """
 
+import gc
 import queue
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -23,23 +23,21 @@ from edgemed.chat import Asked, Chat, Happening, Note, Outcome, Show, Visible
 from edgemed.control import Control
 from edgemed.engine.messages import Reading, TurnsLeftOut
 from edgemed.errors import EdgemedError, EngineError, ModelError, StorageError
-from edgemed.history import SavedMessage
+from edgemed.history import SavedMessage, local_time
 from edgemed.history_export import Format
 from edgemed.languages import plural
 from edgemed.languages import text as _
 from edgemed.terminal_text import clean
 from edgemed.tui.conversation_view import ConversationView, ShownMessage
-from edgemed.tui.dialogs import ExportScreen, recovery_screen
-from edgemed.tui.history_screen import HistoryScreen
-from edgemed.tui.models_screen import ModelsScreen
 from edgemed.tui.parts import Key, KeyLine, Line
 from edgemed.tui.question_input import QuestionInput
-from edgemed.tui.settings_screen import SettingsScreen
 
 DRAIN_SECONDS = 0.25
 DRAFT_SECONDS = 1.0
 SMALL_LINES, NARROW_COLUMNS = 9, 100
 FAILURES_BEFORE_ADVICE = 3
+FIRST_DRAWING_SECONDS = 2.0
+"""A terminal that is slower than this gets its model all the same."""
 SAID_SECONDS = 4.0
 """How long a sentence stands before what is happening now takes its place."""
 
@@ -101,6 +99,7 @@ class ChatScreen(Screen[None]):
         self._failures_in_a_row = 0
         self._text_before = ""
         self._after_loading: Callable[[], None] | None = None
+        self._is_drawn = threading.Event()
 
     # Building.
 
@@ -128,12 +127,19 @@ class ChatScreen(Screen[None]):
         self._reload()
         self._load_draft()
         self._show_keys()
+        self.call_after_refresh(self._drawn)
         if unfinished is not None:
             self._offer_recovery(unfinished)
         elif self._first_start:
             self._choose_model(first_start=True)
         else:
             self.load_model()
+
+    def _drawn(self) -> None:
+        # What is there by now stays until the end.
+        gc.freeze()
+        gc.enable()
+        self._is_drawn.set()
 
     def on_resize(self, event: events.Resize) -> None:
         """Leave out what a small screen has no room for."""
@@ -166,6 +172,8 @@ class ChatScreen(Screen[None]):
 
         def load() -> None:
             error: EdgemedError | None = _our_mistake()
+            # What loads a model is a lot of code to import, and the first screen goes before it.
+            self._is_drawn.wait(FIRST_DRAWING_SECONDS)
             try:
                 if name is None:
                     self._control.load()
@@ -191,6 +199,8 @@ class ChatScreen(Screen[None]):
                 self.load_model(name)
             elif self._chat.model is None:
                 self.load_model()
+
+        from edgemed.tui.models_screen import ModelsScreen
 
         self.app.push_screen(ModelsScreen(self._control, first_start=first_start, reason=reason), use)
 
@@ -281,10 +291,11 @@ class ChatScreen(Screen[None]):
             except queue.Empty:
                 break
             match happening:
-                case Asked():
+                case Asked(question_id):
                     self._sent = ""
-                    self._reload()
-                    self._view.begin_answer(self._text_before)
+                    self._reload(until=question_id)
+                    model = self._chat.model
+                    self._view.begin_answer(self._text_before, notice=model.notice if model else None)
                     self._now_doing = _("Reading the question")
                 case Reading(read, all_tokens):
                     if read < all_tokens:
@@ -472,6 +483,8 @@ class ChatScreen(Screen[None]):
                 if path is not None:
                     self._say(_("Written to {path}", path=path))
 
+        from edgemed.tui.dialogs import ExportScreen
+
         self.app.push_screen(ExportScreen(conversation.title, self._control.export_places()), export)
 
     def action_history(self) -> None:
@@ -488,6 +501,8 @@ class ChatScreen(Screen[None]):
             self._load_draft()
             self._input.focus()
 
+        from edgemed.tui.history_screen import HistoryScreen
+
         self.app.push_screen(HistoryScreen(self._control), opened)
 
     def action_settings(self) -> None:
@@ -499,6 +514,8 @@ class ChatScreen(Screen[None]):
                 self.load_model()
 
         if self._is_not_answering():
+            from edgemed.tui.settings_screen import SettingsScreen
+
             self.app.push_screen(SettingsScreen(self._control), changed)
 
     def action_models(self) -> None:
@@ -531,8 +548,12 @@ class ChatScreen(Screen[None]):
     def _input(self) -> QuestionInput:
         return self.query_one(QuestionInput)
 
-    def _reload(self) -> None:
+    def _reload(self, *, until: int | None = None) -> None:
+        """Show the branch in use; up to a question whose answer is being written, if one is named."""
         messages = self._guarded(self._chat.messages) or []
+        ids = [message.id for message in messages]
+        if until in ids:
+            messages = messages[: ids.index(until) + 1]
         shown = []
         for message in messages:
             number, count = self._chat.place(message)
@@ -686,11 +707,11 @@ class ChatScreen(Screen[None]):
                     self._after_loading = self.action_again
             self.load_model()
 
-        self.app.push_screen(recovery_screen(question, answer, _when(answer.created_at)), chosen)
+        from edgemed.tui.dialogs import recovery_screen
 
-
-def _when(created_at: str) -> str:
-    return datetime.fromisoformat(created_at).astimezone().strftime("%d %b %H:%M")
+        self.app.push_screen(
+            recovery_screen(question, answer, local_time(answer.created_at, "%d %b %H:%M")), chosen
+        )
 
 
 def _our_mistake() -> EdgemedError:

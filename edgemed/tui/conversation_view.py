@@ -4,7 +4,6 @@ While an answer comes, only its last lines are folded and drawn anew; a finished
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import ClassVar, NamedTuple
 
 from rich.segment import Segment
@@ -16,11 +15,11 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from edgemed import languages
-from edgemed.history import SavedMessage
+from edgemed.history import SavedMessage, local_time
 from edgemed.history_export import unfinished_mark
 from edgemed.languages import text as _
 from edgemed.terminal_text import clean
-from edgemed.tui.markdown_lines import markdown_lines, plain_lines
+from edgemed.tui.plain_lines import plain_lines
 
 MESSAGES_AT_ONCE = 40
 """Of a long conversation; the earlier ones come when one scrolls up to them."""
@@ -88,9 +87,9 @@ class ConversationView(ScrollView, can_focus=True):
             self._spacious = spacious
             self._lay_out()
 
-    def begin_answer(self, text: str = "") -> None:
+    def begin_answer(self, text: str = "", *, notice: str | None = None) -> None:
         """Show that an answer begins, or goes on after `text`; it grows with `add`."""
-        self._live = _LiveText(self._text_width)
+        self._live = _LiveText(self._text_width, _answer_heading(notice))
         self._live.add(text)
         self._lay_out()
         self._go_to(self._line_count())
@@ -181,7 +180,7 @@ class ConversationView(ScrollView, can_focus=True):
             if len(self._cache) > 4 * MESSAGES_AT_ONCE:
                 self._cache.clear()
             text = clean(message.text).strip()
-            body = plain_lines(text, width) if message.role == "user" else markdown_lines(text, width)
+            body = plain_lines(text, width) if message.role == "user" else _markdown(text, width)
             self._cache[key] = [*_heading(shown, width), *body, []]
         return self._cache[key]
 
@@ -249,12 +248,11 @@ class ConversationView(ScrollView, can_focus=True):
 class _LiveText:
     """Text that grows: only its last paragraph is folded anew."""
 
-    def __init__(self, width: int) -> None:
-        self._width = width
+    def __init__(self, width: int, heading: str) -> None:
+        self._width, self._heading = width, heading
         self._paragraphs: list[str] = [""]
-        self._ready: Lines = []
         self.lines: Lines = []
-        self._ready.append([Segment(_("AI"), _BOLD)])
+        self._ready: Lines = _bold_lines(heading, width)
 
     def add(self, text: str) -> int:
         """Add text; return the first line that changed."""
@@ -273,25 +271,30 @@ class _LiveText:
         """Fold all of it for another width."""
         if width != self._width:
             text = "\n".join(self._paragraphs)
-            self.__init__(width)  # type: ignore[misc]
+            self.__init__(width, self._heading)  # type: ignore[misc]
             self.add(text)
+
+
+def _markdown(text: str, width: int) -> Lines:
+    from edgemed.tui.markdown_lines import markdown_lines
+
+    return markdown_lines(text, width)
 
 
 def _heading(shown: ShownMessage, width: int) -> Lines:
     message = shown.message
-    parts = [_("You") if message.role == "user" else _("AI"), _clock(message.created_at)]
-    if message.notice:
-        parts.append(f"({' '.join(clean(message.notice).split())})")
+    who = _("You") if message.role == "user" else _answer_heading(message.notice)
+    parts = [who, local_time(message.created_at, "%H:%M")]
     if shown.versions > 1:
         parts.append(_("version {number} of {count}", number=shown.number, count=shown.versions))
     if mark := unfinished_mark(message):
         parts.append(mark)
-    return [[Segment(line[0].text, _BOLD)] for line in plain_lines("  ".join(parts), width)]
+    return _bold_lines("  ".join(parts), width)
 
 
-def _clock(created_at: str) -> str:
-    try:
-        return datetime.fromisoformat(created_at).astimezone().strftime("%H:%M")
-    except (ValueError, OverflowError, OSError):
-        # A clock that was wrong enough to be no date.
-        return ""
+def _answer_heading(notice: str | None) -> str:
+    return f"{_('AI')}  ({' '.join(clean(notice).split())})" if notice else _("AI")
+
+
+def _bold_lines(text: str, width: int) -> Lines:
+    return [[Segment(line[0].text, _BOLD)] for line in plain_lines(text, width)]

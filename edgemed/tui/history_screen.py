@@ -13,13 +13,14 @@ from textual.widgets.option_list import Option
 from edgemed.chat import Chat
 from edgemed.control import Control
 from edgemed.errors import EdgemedError
-from edgemed.history import ConversationLine
+from edgemed.history import ConversationLine, local_time
 from edgemed.languages import text as _
 from edgemed.terminal_text import clean
 from edgemed.tui.dialogs import ExportScreen, TextScreen
-from edgemed.tui.parts import Key, KeyLine, Line
+from edgemed.tui.parts import Key, KeyLine, Line, shortened
 
 PAGE = 50
+NARROW_COLUMNS = 60
 SEARCH_SECONDS = 0.15
 """Waited after the last letter."""
 
@@ -186,8 +187,10 @@ class HistoryScreen(Screen[int | None]):
 
     def _option(self, line: ConversationLine) -> Option:
         width = max(10, self.size.width - 2)
-        text = Text(f" {line.created_at[:10]}  {clean(line.title)}", no_wrap=True, end="")
-        text.truncate(width)
+        # On a narrow screen the title needs the room.
+        when = local_time(line.created_at, "%Y-%m-%d %H:%M" if width >= NARROW_COLUMNS else "%Y-%m-%d")
+        text = Text(f" {when}  {clean(line.title)}", no_wrap=True, end="")
+        text = shortened(text, width)
         if line.hit is not None:
             hit = Text(line.hit.text, no_wrap=True, end="")
             for begin, end in line.hit.spans:

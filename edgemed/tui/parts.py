@@ -12,6 +12,9 @@ from textual.widget import Widget
 
 from edgemed.errors import EdgemedError
 from edgemed.terminal_text import clean
+from edgemed.tui.plain_lines import plain_lines
+
+_CUT = "..."
 
 T = TypeVar("T")
 
@@ -24,6 +27,16 @@ class Key(NamedTuple):
     name: str
     """As the keyboard says it."""
     action: str
+
+
+def shortened(text: Text, width: int) -> Text:
+    """Return a text of at most `width` cells, with dots at its end where it was longer."""
+    if text.cell_len > width > len(_CUT):
+        text = text.copy()
+        text.truncate(width - len(_CUT))
+        # Three letters: a text console has no ellipsis.
+        text.append(_CUT)
+    return text
 
 
 class Line(Widget):
@@ -44,12 +57,22 @@ class Line(Widget):
         """Say something else; nothing is drawn when it is the same."""
         text = clean(text)
         if text != self._text:
+            # A new layout of the whole screen only where the number of rows changes.
+            layout = self._grows and self._rows(text) != self._rows(self._text)
             self._text = text
-            self.refresh(layout=self.styles.height is not None and self.styles.height.is_auto)
+            self.refresh(layout=layout)
 
     def render(self) -> Text:
-        """Return what textual draws."""
-        return Text(self._text)
+        """Return what textual draws; what does not fit into one row ends with dots."""
+        text = Text(self._text)
+        return text if self._grows else shortened(text, self.size.width)
+
+    @property
+    def _grows(self) -> bool:
+        return self.styles.height is not None and self.styles.height.is_auto
+
+    def _rows(self, text: str) -> int:
+        return len(plain_lines(text, max(1, self.size.width)))
 
 
 class KeyLine(Line):

@@ -2,14 +2,20 @@
 
 from textual import events
 from textual.message import Message
+from textual.timer import Timer
 from textual.widgets import TextArea
 
 from edgemed.chat import LONGEST_DRAFT, readable
 from edgemed.languages import text as _
 from edgemed.terminal_text import clean
 
-_PASTED_SECONDS = 0.005
-"""Nobody types Enter so soon after another key: a terminal without bracketed paste is sending lines."""
+_TOGETHER_SECONDS = 0.005
+"""Keys that come so close together were read at once: by a busy computer, or as lines from a terminal
+without bracketed paste."""
+_PASTED_KEYS = 12
+"""So many at once were not typed: an Enter among them sends nothing."""
+_MORE_SECONDS = 0.06
+"""Of fewer keys an Enter is the last one, and sends, when nothing follows it."""
 
 
 class QuestionInput(TextArea):
@@ -37,15 +43,25 @@ class QuestionInput(TextArea):
         # A blinking cursor costs 400 bytes a second on a slow line.
         self.cursor_blink = False
         self._typed_at = 0.0
+        self._together = 0
+        self._enter: Timer | None = None
 
     async def _on_key(self, event: events.Key) -> None:
         last, self._typed_at = self._typed_at, event.time
-        if event.key == "enter" and event.time - last > _PASTED_SECONDS:
+        self._together = self._together + 1 if event.time - last <= _TOGETHER_SECONDS else 0
+        if self._enter is not None:
+            # It was not the last key: a line's end inside a paste.
+            self._enter.stop()
+            self._enter = None
+            self._together = _PASTED_KEYS
+            self.insert("\n")
+        if event.key == "enter" and self._together < _PASTED_KEYS:
             event.stop()
             event.prevent_default()
-            text = clean(readable(self.text)).strip()
-            if text:
-                self.post_message(self.Sent(text))
+            if self._together:
+                self._enter = self.set_timer(_MORE_SECONDS, self._send)
+            else:
+                self._send()
             return
         if event.key in ("ctrl+j", "shift+enter", "alt+enter"):
             event.stop()
@@ -58,6 +74,12 @@ class QuestionInput(TextArea):
             self.post_message(self.Recalled())
             return
         await super()._on_key(event)
+
+    def _send(self) -> None:
+        self._enter = None
+        text = clean(readable(self.text)).strip()
+        if text:
+            self.post_message(self.Sent(text))
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.prevent_default()

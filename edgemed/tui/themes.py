@@ -20,7 +20,7 @@ Screen { background: $background; color: $foreground; overflow: hidden hidden; s
 #conversation { width: 1fr; height: 1fr; }
 #evidence { display: none; width: 34; border-left: solid $foreground; }
 #evidence.shown { display: block; }
-#activity { color: $foreground; }
+#activity { color: $foreground; height: auto; min-height: 1; max-height: 3; }
 #question {
     border: none; border-top: solid $foreground; padding: 0; height: auto; min-height: 2; max-height: 6;
     background: $background; color: $foreground;
@@ -28,6 +28,7 @@ Screen { background: $background; color: $foreground; overflow: hidden hidden; s
 #question:focus { border: none; border-top: solid $foreground; }
 KeyLine { text-style: reverse; }
 .small #header, .small #banner.shown { display: none; }
+.small #activity { max-height: 1; }
 .small #question { border-top: none; min-height: 1; max-height: 1; }
 .narrow #evidence.shown { display: none; }
 OptionList {

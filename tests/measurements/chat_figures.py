@@ -85,7 +85,7 @@ def streaming(folder: Path) -> None:
         screen.press("h", "i")
         cpu, received = cpu_seconds(screen.process.pid), screen.received_bytes
         screen.press("enter")
-        screen.wait_for("Done.", 60)
+        screen.wait_for("Done.", seconds=60)
         cpu, received = cpu_seconds(screen.process.pid) - cpu, screen.received_bytes - received
         say(f"streaming, 20 words/s: {1000 * cpu / WORDS:.2f} ms CPU, {received / WORDS:.0f} bytes a word")
     finally:
