@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. `main` is the only catcher of planned errors."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -121,6 +122,8 @@ def chat(
         if plain or not _has_screen():
             exit_code = _chat_in_lines(control)
         else:
+            # Looking for garbage takes a twentieth of the time to the first screen, and there is none yet.
+            gc.disable()
             from edgemed.tui.app import run_full_screen
 
             exit_code = run_full_screen(control)
@@ -253,6 +256,7 @@ def models_show(name: str, as_json: bool) -> None:
         ("architecture", manifest.shape.architecture),
         ("parameters", f"{manifest.shape.parameters:,}"),
         ("types", types),
+        *_check_rows(manifest),
         ("size", f"{manifest.size_bytes:,} bytes in {len(manifest.files)} file(s)"),
         ("context length", f"{manifest.context_length} tokens"),
         ("license", manifest.license or "not stated"),
@@ -380,8 +384,22 @@ def _line(model: Any, *, in_use: bool = False) -> str:
     )
     types = "+".join(sorted(manifest.tensor_types)) or most
     notice = f"  {manifest.notice}" if manifest.notice else ""
+    if manifest.unchecked and "unchecked" not in notice:
+        notice += "  unchecked"
     kind = "" if manifest.kind == "model" else "  adapter"
     return f"{'*' if in_use else ' '} {manifest.name}  {size}  {types}{kind}{notice}"
+
+
+def _check_rows(manifest: Any) -> list[tuple[str, str]]:
+    """What the gate of edgemed-convert found, as far as the manifest knows."""
+    rows = [("adapter", f"{adapter.name} merged in") for adapter in manifest.adapters]
+    found = manifest.check
+    if manifest.unchecked:
+        rows.append(("checks", "UNCHECKED: packed by force although it was not proved to be right"))
+    elif found is not None:
+        gaps = f"; not run: {', '.join(found.not_run)}" if found.not_run else ""
+        rows.append(("checks", f"{found.passed} passed{gaps}"))
+    return rows
 
 
 def _fits(model: Any) -> str:

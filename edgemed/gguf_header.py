@@ -9,7 +9,7 @@ import re
 import stat
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -33,6 +33,9 @@ _MAX_STRING_BYTES = 16 * 2**20
 _MAX_HYPERPARAMETER = 2**31 - 1
 _MAX_KV_BYTES_PER_TOKEN = 2**40
 _KEPT_ARRAY_LENGTH = 1024
+# For an array that a caller asks for: beyond every real vocabulary.
+_MAX_WANTED_LENGTH = 2**20
+_MAX_WANTED_BYTES = 128 * 2**20
 # llama.cpp's own limits.
 _MAX_TENSOR_NAME_BYTES = 63
 _MAX_DIMENSIONS = 4
@@ -155,8 +158,12 @@ class GGUFHeader:
         return len(value) if isinstance(value, list) else 0
 
 
-def read_header(path: Path) -> GGUFHeader:
+def read_header(path: Path, *, keep: Collection[str] = ()) -> GGUFHeader:
     """Read the header of one GGUF file, or say what the file really is.
+
+    Args:
+        keep: metadata keys whose arrays are kept whole, such as the vocabulary; without it, or beyond
+            1,048,576 elements or 128 MiB, a long array is only counted.
 
     Raises:
         ModelCorrupt: the file is damaged, cut short, or not a model at all.
@@ -175,7 +182,7 @@ def read_header(path: Path) -> GGUFHeader:
             if not beginning.startswith(b"GGUF"):
                 raise _foreign(path, beginning, status.st_size)
             file.seek(4)
-            return _Reader(path, file, status.st_size).header()
+            return _Reader(path, file, status.st_size, keep).header()
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -315,7 +322,9 @@ def _checked(header: GGUFHeader, key: str, value: Value) -> int:
 class _Reader:
     """Walks through one open file from behind the magic, never past its end."""
 
-    def __init__(self, path: Path, file: BinaryIO, file_size: int) -> None:
+    def __init__(self, path: Path, file: BinaryIO, file_size: int, keep: Collection[str]) -> None:
+        self._keep = keep
+        self._wanted_bytes_left = _MAX_WANTED_BYTES
         self._path = path
         self._file = file
         self._file_size = file_size
@@ -383,14 +392,30 @@ class _Reader:
                 raise _damaged(self._path, f"{_quoted(key)} claims {length:,} strings")
             if length <= _KEPT_ARRAY_LENGTH:
                 return [self._string(key) for _ in range(length)]
+            if self._is_wanted(key, length):
+                return self._wanted_strings(key, length)
             for _ in range(length):
                 self._skip(self._number("<Q"))
             return ArraySummary("string", length)
         name, code = self._scalar_type(element_type, key)
-        if length <= _KEPT_ARRAY_LENGTH:
+        if length <= _KEPT_ARRAY_LENGTH or self._is_wanted(key, length):
             return [self._scalar(element_type, key) for _ in range(length)]
         self._skip(length * struct.calcsize(code))
         return ArraySummary(name, length)
+
+    def _is_wanted(self, key: str, length: int) -> bool:
+        return key in self._keep and length <= _MAX_WANTED_LENGTH
+
+    def _wanted_strings(self, key: str, length: int) -> list[Scalar] | ArraySummary:
+        strings: list[Scalar] = []
+        for _unused in range(length):
+            if self._wanted_bytes_left < 0:
+                self._skip(self._number("<Q"))
+                continue
+            text = self._string(key)
+            strings.append(text)
+            self._wanted_bytes_left -= len(text)
+        return strings if len(strings) == length else ArraySummary("string", length)
 
     def _scalar(self, value_type: int, key: str) -> Scalar:
         _, code = self._scalar_type(value_type, key)

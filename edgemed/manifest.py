@@ -1,6 +1,6 @@
 """The model manifest: what one pack holds, as read by machines.
 
-Written by `edgemed models install` and, later, by `edgemed-convert pack`; read by all that loads a model.
+Written by `edgemed models install` and `edgemed-convert pack`; read by all that loads a model.
 """
 
 from pathlib import Path
@@ -57,6 +57,30 @@ class Sampling(_Struct, frozen=True, kw_only=True):
     """1 means none; looks at the last 64 tokens."""
 
 
+class MergedAdapter(_Struct, frozen=True, kw_only=True):
+    """An adapter that was merged into the base model."""
+
+    name: PlainText
+    sha256: Sha256 | None = None
+    """Over its files, as edgemed-convert takes it; None when the file does not carry it."""
+    weight: float = 1.0
+    """How much of it was merged; 1 is what was trained."""
+
+
+class CheckSummary(_Struct, frozen=True, kw_only=True):
+    """What the gate of edgemed-convert found in this file; the pack's check report has all of it."""
+
+    report_sha256: Sha256
+    passed: Annotated[int, msgspec.Meta(ge=0)]
+    """Number of checks."""
+    failed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    not_run: list[PlainText] = []
+    """Names of the checks that could not run: what they prove is not proved."""
+    mean_kl_nats: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """What quantizing cost, against the unquantized file on the gate's own text."""
+    top1_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+
 class ModelShape(_Struct, frozen=True, kw_only=True):
     """The numbers that decide how much memory a model needs."""
 
@@ -90,6 +114,19 @@ class ModelManifest(_Struct, frozen=True, kw_only=True):
     base_sha256: Sha256 | None = None
     """Of an adapter: the first file of the base model it belongs to."""
     data: list[DataSource] = []
+    quantization_type: PlainText | None = None
+    """What the file calls itself, such as Q4_K_M."""
+    base_fingerprint: Sha256 | None = None
+    """Of the base model's weights and config, as edgemed-convert takes it."""
+    adapters: list[MergedAdapter] = []
+    """Merged into the base model, in order."""
+    recipe_sha256: Sha256 | None = None
+    """Of the training recipe's file."""
+    dataset_sha256: Sha256 | None = None
+    """Of the dataset card's file."""
+    check: CheckSummary | None = None
+    unchecked: bool = False
+    """Packed although a check failed or none was made; said wherever the model is shown."""
     chat_template: str | None = None
     """Used when the GGUF carries none."""
     system_prompt: str | None = None

@@ -542,6 +542,8 @@ def _manifest_of(headers: Sequence[GGUFHeader], files: list[ModelFile], name: st
     is_adapter = first.text("general.type") == "adapter"
     license_name = first.text("general.license")
     base_model = first.text("general.base_model.0.name")
+    # Of an adapter: the file it was made for, as edgemed-convert recorded it.
+    base_sha256 = first.text("edgemed.base_sha256") if is_adapter else None
     return ModelManifest(
         kind="adapter" if is_adapter else "model",
         name=name,
@@ -552,6 +554,7 @@ def _manifest_of(headers: Sequence[GGUFHeader], files: list[ModelFile], name: st
         context_length=context_length_of(first) or 1,
         license=_plain(license_name) if license_name else None,
         base_model=_plain(base_model) if base_model else None,
+        base_sha256=base_sha256 if base_sha256 and re.fullmatch("[0-9a-f]{64}", base_sha256) else None,
     )
 
 

@@ -4,6 +4,7 @@ The answer comes in a thread of its own, through a queue that the screen empties
 terminal or an old processor is never asked for more. Nothing is drawn while nothing happens.
 """
 
+import gc
 import queue
 import threading
 import time
@@ -126,13 +127,19 @@ class ChatScreen(Screen[None]):
         self._reload()
         self._load_draft()
         self._show_keys()
-        self.call_after_refresh(self._is_drawn.set)
+        self.call_after_refresh(self._drawn)
         if unfinished is not None:
             self._offer_recovery(unfinished)
         elif self._first_start:
             self._choose_model(first_start=True)
         else:
             self.load_model()
+
+    def _drawn(self) -> None:
+        # What is there by now stays until the end.
+        gc.freeze()
+        gc.enable()
+        self._is_drawn.set()
 
     def on_resize(self, event: events.Resize) -> None:
         """Leave out what a small screen has no room for."""

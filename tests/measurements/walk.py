@@ -19,6 +19,10 @@ def tmux(*arguments: str) -> str:
     ).stdout
 
 
+DELAYS = (0.08, 0.12, 0.16, 0.2) * 4
+"""Seconds to the stop, until one comes in the middle of an answer."""
+
+
 class Walk:
     """One program in tmux."""
 
@@ -66,17 +70,17 @@ def full_screen(home: Path, program: str) -> None:
     walk.wait("Ready.")
     walk.type("What are the danger signs of dehydration in a child? Tell me all that you know.")
     # The demonstration model writes an answer in a fifth of a second: one has to be quick.
-    for delay in (0.06, 0.09, 0.12, 0.15, 0.2):
+    for delay in DELAYS:
         walk.press("Enter")
         time.sleep(delay)
         walk.press("Escape")
         time.sleep(1.2)
         if "Stopped. What" in tmux("capture-pane", "-p", "-t", SESSION):
             break
-        walk.press("Up")
+        walk.press("F2", "Up")
     walk.show("A question, stopped in mid-answer (Esc)", "NOT FINISHED")
     walk.press("Tab", "c")
-    walk.show("Continued (Tab, C)", "Done.")
+    walk.show("Continued (Tab, C)", " words in ")
     walk.press("Tab", "a")
     walk.show("Answered again (Tab, A)", "version 2 of 2")
     walk.press("F2")
@@ -115,7 +119,7 @@ def full_screen(home: Path, program: str) -> None:
 def line_mode(home: Path, program: str) -> None:
     walk = Walk(f"{program} chat --plain", home)
     walk.wait("You>")
-    for delay in (0.05, 0.08, 0.11, 0.15, 0.2):
+    for delay in DELAYS:
         walk.type("What are the danger signs of dehydration in a child? Tell me all that you know.")
         walk.press("Enter")
         time.sleep(delay)
@@ -123,10 +127,11 @@ def line_mode(home: Path, program: str) -> None:
         time.sleep(1.2)
         if "(Stopped. What" in tmux("capture-pane", "-p", "-t", SESSION):
             break
+        walk.press("Enter")
     walk.show("A question, stopped in mid-answer (Ctrl+C)", "Stopped.")
     walk.type("/continue")
     walk.press("Enter")
-    walk.wait(" words in ")
+    time.sleep(2)
     for line, awaited in (
         ("/again", "You>"),
         ("/history dehydration", "/open NUMBER"),

@@ -1,0 +1,1 @@
+"""The gate: what every file must pass before it is packed."""
