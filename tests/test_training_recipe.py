@@ -29,7 +29,7 @@ def test_every_preset_of_the_study_has_its_settings() -> None:
 
 def test_all_promised_presets_are_there_and_load() -> None:
     promised = {f"paper/{name}" for name in PAPER} | {f"edge/{name}" for name in EDGE}
-    assert promised | {"recipes/paper_table1"} == set(preset_names())
+    assert promised | {"recipes/edge_demo", "recipes/paper_table1"} == set(preset_names())
     assert all(load_recipe(name).base.hidden_size for name in promised)
 
 

@@ -211,6 +211,90 @@ def evaluate_answers(
     return click.echo("\n".join(score_lines(found)))
 
 
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+@click.option("--out", type=FILE, required=True, metavar="FILE.html", help="The page to write.")
+@click.option("--plots", type=FOLDER, metavar="DIR", help="Write the charts there too, as SVG.")
+@click.option("--note", default="", metavar="TEXT", help="A sentence to stand on top.")
+@click.option(
+    "--without-answers", is_flag=True, help="Leave the worst answers out: for data that belong to others."
+)
+@JSON_OPTION
+def report(
+    folders: tuple[Path, ...], out: Path, plots: Path | None, note: str, without_answers: bool, as_json: bool
+) -> None:
+    """Write one HTML page about the runs and evaluations in the DIRs."""
+    from edgemed_training.report import write_report
+
+    written = write_report(folders, out, plots=plots, note=note, with_answers=not without_answers)
+    if as_json:
+        return _echo_json({"files": [str(path) for path in written]})
+    return click.echo("\n".join(map(str, written)))
+
+
+@cli.command()
+@click.argument("recipe")
+@DATA_OPTION
+@BASE_OPTION
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="A folder for all runs and the table.")
+@SET_OPTION
+@click.option("--allow-leaks", is_flag=True, help="Train although training data may hold the held-out pairs.")
+@JSON_OPTION
+def sweep(
+    recipe: str,
+    data: Path,
+    base: Path,
+    out: Path,
+    overrides: tuple[str, ...],
+    allow_leaks: bool,
+    as_json: bool,
+) -> None:
+    """Run every combination of RECIPE's [sweep]; given again after a stop, it goes on."""
+    from edgemed_training.errors import TrainingError
+    from edgemed_training.recipe import load_recipe
+    from edgemed_training.sweep import sweep as run_all
+    from edgemed_training.sweep import table
+
+    done = run_all(
+        load_recipe(recipe, overrides), data=data, base=base, out=out, allow_leaks=allow_leaks, progress=_tell
+    )
+    if as_json:
+        _echo_json(done)
+    else:
+        click.echo(table(done))
+    if done.failed:
+        folders = ", ".join(run.folder for run in done.failed)
+        raise TrainingError(
+            f"{len(done.failed)} of {len(done.runs)} runs failed: {folders}.",
+            hint="Their .log files say why; the same command tries them again.",
+        )
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="The folder that `prepare` wrote, or JSON Lines with question and answer.",
+)
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="The run's folder.")
+@SET_OPTION
+@JSON_OPTION
+def base(recipe: str, data: Path, out: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Train a small base model from scratch as RECIPE says: base/edge_base_8m. Given again, it goes on."""
+    from edgemed_training.base_recipe import load_base_recipe
+    from edgemed_training.base_train import train_base
+
+    report = train_base(load_base_recipe(recipe, overrides), data=data, out=out, progress=_tell)
+    if as_json:
+        return _echo_json(
+            {"model": str(report.model), "resumed_from": report.resumed_from, "card": report.card}
+        )
+    return click.echo(f"{report.model}: {report.card.parameters} parameters, {report.card.steps} steps")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     from edgemed.operating_system import utf8_standard_streams
