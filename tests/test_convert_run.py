@@ -255,7 +255,7 @@ def test_a_fault_of_the_unquantized_file_fails_all_that_is_made_of_it(
 def test_an_importance_matrix_is_made_once_and_used(place: Path) -> None:
     lines = [
         {"question": f"What is fever {number}?", "answer": "A high temperature. " * 9}
-        for number in range(190)
+        for number in range(260)
     ]
     Path("data.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     arguments = ["tiny", "--out", "out", "--types", "Q4_K_M", "--imatrix-data", "data.jsonl"]
