@@ -1,5 +1,6 @@
 """Messages to token ids, on the embedded model's real tokenizer."""
 
+import contextlib
 import ctypes
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from edgemed.engine.chat_template import ChatTemplate, without_oldest_turn
 from edgemed.engine.llama import Llama
 from edgemed.engine.messages import ChatMessage, LoadRequest
 from edgemed.engine.threads import FixedThreads
+from edgemed.errors import ModelUnsupported
 from edgemed.manifest import MANIFEST_NAME, read_manifest
 from tests.gguf_files import END_OF_TEXT, write_tiny_llama
 
@@ -92,6 +94,31 @@ def test_a_benign_conversation_has_the_token_ids_of_transformers(template: ChatT
         messages = [{"role": message.role, "content": message.content} for message in CONVERSATION[:last]]
         expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert _ids(template, CONVERSATION[:last]) == expected
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}",
+        "",
+    ],
+    ids=["refuses", "drops it in silence"],
+)
+def test_without_a_system_role_the_system_message_stands_before_the_first_question(
+    llama: Llama, begin: str
+) -> None:
+    """Gemma's template refuses the system role: its models could not be asked anything."""
+    source = (
+        begin + "{% for message in messages %}{% if message['role'] != 'system' %}<{{ message['role'] }}>"
+        "{% generation %}{{ message['content'] }}{% endgeneration %}{% endif %}{% endfor %}"
+    )
+    template = ChatTemplate(source, llama, bos_text="", eos_text="")
+    assert template.render([*CONVERSATION[:1], ChatMessage("user", "Dose?")]) == (
+        "<user>Be brief. Réponds en français.\n\nDose?"
+    )
+    with pytest.raises(ModelUnsupported) if begin else contextlib.nullcontext():
+        plain = ChatTemplate(source, llama, bos_text="", eos_text="", fold_system=False)
+        assert plain.render([*CONVERSATION[:1], ChatMessage("user", "Dose?")]) == "<user>Dose?"
 
 
 @pytest.mark.parametrize("printed", [0, 1, 2])

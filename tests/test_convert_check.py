@@ -1,6 +1,8 @@
 """The gate's parts one by one: the report, the independent tables, the rules for texts, what runs without torch."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -325,6 +327,18 @@ def test_tokenizer_files_that_transformers_cannot_read_are_a_failure(
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match="cannot read the tokenizer"):
         ReferenceTokenizer(tmp_path)
+
+
+def test_a_config_that_transformers_refuses_is_a_failure_and_no_traceback(
+    edge: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Its config classes raise errors of a kind of their own."""
+    folder, file = edge
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text(encoding="utf-8"))
+    (broken / "config.json").write_text(json.dumps(config | {"num_attention_heads": 7}), encoding="utf-8")
+    report = check_files(broken, [file], options=CheckOptions(random_strings=10))
+    assert not report.passed
 
 
 def test_files_named_twice_or_not_at_all_are_refused(edge: tuple[Path, Path]) -> None:

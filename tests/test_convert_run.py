@@ -255,7 +255,7 @@ def test_a_fault_of_the_unquantized_file_fails_all_that_is_made_of_it(
 def test_an_importance_matrix_is_made_once_and_used(place: Path) -> None:
     lines = [
         {"question": f"What is fever {number}?", "answer": "A high temperature. " * 9}
-        for number in range(190)
+        for number in range(260)
     ]
     Path("data.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     arguments = ["tiny", "--out", "out", "--types", "Q4_K_M", "--imatrix-data", "data.jsonl"]
@@ -336,43 +336,40 @@ def _half_files(folder: Path) -> list[Path]:
     return half + [pack for pack in folder.glob("*.pack") if not (pack / "manifest.json").is_file()]
 
 
-def _kill_and_resume(
-    place: Path, program: Sequence[str], kills: int, longest_seconds: float, expected: dict[str, str]
-) -> int:
-    """Kill a run again and again at random moments; return how many kills met a working one."""
+def _kill_and_resume(place: Path, program: Sequence[str], rounds: int) -> None:
+    """Kill a run at a random moment, and the one that resumes it; let the third finish; compare every byte."""
+    began = time.monotonic()
+    _finish(_start(place, "whole", program=program))
+    took = time.monotonic() - began
+    expected = hashes(place / "whole")
     chance = random.Random(5)
     met = 0
-    for number in range(kills):
-        process = _start(place, "killed", program=program)
-        time.sleep(chance.uniform(0.2, longest_seconds))
-        met += process.poll() is None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
-        assert _half_files(place / "killed") == [], number
-    _finish(_start(place, "killed", program=program))
-    assert hashes(place / "killed") == expected
-    return met
+    for number in range(rounds):
+        folder = f"killed-{number}"
+        for share in (0.9, 0.5):
+            process = _start(place, folder, program=program)
+            time.sleep(chance.uniform(0.1, share) * took)
+            met += process.poll() is None
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate(timeout=60)
+            assert _half_files(place / folder) == [], number
+        _finish(_start(place, folder, program=program))
+        assert hashes(place / folder) == expected, number
+    assert met >= rounds
 
 
 @POSIX
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(place: Path) -> None:
-    program = [sys.executable, "-c", QUICK_GATE]
-    began = time.monotonic()
-    _finish(_start(place, "whole", program=program))
-    took = time.monotonic() - began
-    met = _kill_and_resume(place, program, 4, took, hashes(place / "whole"))
-    assert met >= 1
+    _kill_and_resume(place, [sys.executable, "-c", QUICK_GATE], 2)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @POSIX
-def test_a_run_survives_twenty_kills_with_the_real_gate(place: Path) -> None:
-    began = time.monotonic()
-    _finish(_start(place, "whole", program=CONVERT))
-    took = time.monotonic() - began
-    expected = hashes(place / "whole")
-    assert _kill_and_resume(place, CONVERT, 20, took, expected) >= 5
+def test_a_run_with_the_real_gate_survives_ten_kills(place: Path) -> None:
+    """The report is the same, too: nothing in it depends on when it was made."""
+    _kill_and_resume(place, CONVERT, 5)
 
 
 def _interrupt(process: "subprocess.Popen[str]", at: Callable[[str], bool], number: int) -> tuple[int, str]:

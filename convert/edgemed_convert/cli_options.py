@@ -72,6 +72,7 @@ def pack_options(command: Command) -> Command:
         _text_option("--intended-use", "TEXT", "For the model card.", default=""),
         _text_option("--limits", "TEXT", "For the model card.", default=""),
         _text_option("--notice", "TEXT", "Words that stand beside everything the model writes."),
+        _file_option("--chat-template", "Jinja file for a model that has none, such as GPT-2."),
         _text_option("--system-prompt", "TEXT", 'The one it was trained with; "" for none at all.'),
         _text_option(
             "--sampling",

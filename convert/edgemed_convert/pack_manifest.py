@@ -25,6 +25,8 @@ from edgemed_convert.provenance import BASE_NAME_KEY, merged_adapters
 from edgemed_convert.quantization_types import UNQUANTIZED_TYPES, file_type_name
 
 UNCHECKED_NOTICE = "unchecked: not proved to be the trained model"
+CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
+_MOST_TEMPLATE_BYTES = 256 * 1024
 _READ_BYTES = 4 * 2**20
 
 
@@ -43,6 +45,8 @@ class PackFacts:
     recipe: Path | None = None
     dataset_card: Path | None = None
     notice: str | None = None
+    chat_template: Path | None = None
+    """Jinja text for a model whose file carries none, such as GPT-2."""
     system_prompt: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     intended_use: str = ""
@@ -50,7 +54,7 @@ class PackFacts:
 
     def files(self) -> list[Path]:
         """Return the files that a pack depends on beside the model's."""
-        named = (self.training_card, self.recipe, self.dataset_card)
+        named = (self.training_card, self.recipe, self.dataset_card, self.chat_template)
         return [*(path for path in named if path is not None), *self.licence_files]
 
 
@@ -64,6 +68,38 @@ class Evidence:
     report_bytes: bytes
     missing: tuple[str, ...]
     """Why the file does not count as checked, in sentences; empty when it passed."""
+
+
+def _chat_template(first: GGUFHeader, facts: PackFacts) -> str | None:
+    """Return the template that the manifest must carry, if any.
+
+    Raises:
+        UsageError: neither the file nor a fact has one, or the file has one of its own.
+    """
+    in_file = first.text(CHAT_TEMPLATE_KEY) is not None
+    if facts.chat_template is None:
+        if not in_file and first.text("general.type") != "adapter":
+            raise UsageError(
+                f"{first.path.name} has no chat template: nobody could ask it anything.",
+                hint="Name the one it was trained with: --chat-template FILE.",
+            )
+        return None
+    if in_file:
+        raise UsageError(
+            f"{first.path.name} has its own chat template, which the engine would use.",
+            hint="Leave --chat-template out, or put the template into the model's folder and export again.",
+        )
+    data = b"".join(pieces(facts.chat_template))
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{facts.chat_template} is not UTF-8 text.", hint="Save it as UTF-8.") from error
+    if not text.strip() or len(data) > _MOST_TEMPLATE_BYTES:
+        raise UsageError(
+            f"{facts.chat_template} is empty or far too long for a chat template.",
+            hint="Name a Jinja file such as chat_template.jinja.",
+        )
+    return text
 
 
 def read_evidence(report_path: Path, *, needed: bool, file: str, sha256: str) -> Evidence:
@@ -121,6 +157,7 @@ def make_manifest(
         dataset_sha256=_sha256(facts.dataset_card),
         check=_summary(report, evidence) if report else None,
         unchecked=unchecked,
+        chat_template=_chat_template(first, facts),
         system_prompt=facts.system_prompt,
         sampling=facts.sampling,
         notice="; ".join(notice.strip() for notice in notices if notice) or None,

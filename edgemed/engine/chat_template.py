@@ -7,12 +7,17 @@ looks like one is broken by a space before the template sees it.
 
 import datetime
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from edgemed.engine.messages import ChatMessage
 from edgemed.errors import ModelUnsupported, UsageError
 from edgemed.languages import text as _
+
+_PROBE = "Qj7 system probe"
+# Marks what to learn from when a model is trained; transformers takes it out, too.
+_GENERATION_TAG = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
 
 
 class Vocabulary(Protocol):
@@ -42,8 +47,18 @@ class Vocabulary(Protocol):
 class ChatTemplate:
     """One model's template, compiled."""
 
-    def __init__(self, source: str, vocabulary: Vocabulary, *, bos_text: str, eos_text: str) -> None:
+    def __init__(
+        self, source: str, vocabulary: Vocabulary, *, bos_text: str, eos_text: str, fold_system: bool = True
+    ) -> None:
+        """Compile.
+
+        Args:
+            fold_system: put the system message before the first question where the template has no place for
+                one (Gemma); False leaves it to the template to refuse.
+        """
         self._source = source
+        self._fold_system = fold_system
+        self._has_system_role: bool | None = None
         self._vocabulary = vocabulary
         self._variables = {"bos_token": bos_text, "eos_token": eos_text}
         self._render = _compile(source)
@@ -58,8 +73,23 @@ class ChatTemplate:
         safe = [
             {"role": message.role, "content": self._without_control_tokens(message)} for message in messages
         ]
+        if self._fold_system and safe and safe[0]["role"] == "system" and not self._takes_system():
+            safe = _folded(safe)
+        return self._rendered(safe)
+
+    def _takes_system(self) -> bool:
+        """Whether a system message reaches the text: some templates refuse it, some drop it in silence."""
+        if self._has_system_role is None:
+            probe = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}]
+            try:
+                self._has_system_role = _PROBE in self._rendered(probe)
+            except ModelUnsupported:
+                self._has_system_role = False
+        return self._has_system_role
+
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
         try:
-            return self._render(messages=safe, add_generation_prompt=True, **self._variables)
+            return self._render(messages=messages, add_generation_prompt=True, **self._variables)
         except ModelUnsupported:
             raise
         except Exception as error:  # code from outside can raise anything
@@ -138,6 +168,18 @@ class ChatTemplate:
         )
 
 
+def _folded(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Put the system message before the first question, as edgemed-train does for such templates."""
+    system, *rest = messages
+    first = next((index for index, message in enumerate(rest) if message["role"] == "user"), None)
+    if first is None:
+        return messages
+    content = (
+        f"{system['content']}\n\n{rest[first]['content']}" if system["content"] else rest[first]["content"]
+    )
+    return [*rest[:first], {"role": "user", "content": content}, *rest[first + 1 :]]
+
+
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many leading tokens are equal."""
     length = 0
@@ -185,7 +227,7 @@ def _compile(source: str) -> Callable[..., str]:
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now
     try:
-        return environment.from_string(source).render
+        return environment.from_string(_GENERATION_TAG.sub(r"{%\1 if true %}{% endif \2%}", source)).render
     except (jinja2.TemplateError, RecursionError, ValueError, OverflowError) as error:
         raise ModelUnsupported(
             _("The model's chat template is not valid: {error}", error=error),

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgemed.errors import MissingExtra
 from edgemed_convert.check.gguf_file import rounded
+from edgemed_convert.check.reference_tokenizer import unreadable_errors
 from edgemed_convert.errors import CheckpointError
 from edgemed_convert.safetensors_file import FloatArray, Tensor, Weights, row_blocks
 
@@ -50,9 +51,10 @@ class ReferenceModel:
                 known = transformers.AutoConfig.for_model(config["model_type"], **settings)
                 model_class = getattr(transformers, config["architectures"][0])
                 model = model_class._from_config(known, attn_implementation="eager", dtype=torch.float32)
-        except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        except unreadable_errors() as error:
             raise CheckpointError(
-                f"transformers cannot build the model: {error}", hint="Install a transformers that knows it."
+                f"transformers cannot build the model: {' '.join(str(error).split())}",
+                hint="Install a transformers that knows it.",
             ) from error
         self._model: Any = model.eval()
         self._kept: dict[tuple[tuple[int, ...], int], FloatArray] = {}

@@ -21,6 +21,13 @@ Message = Mapping[str, str]
 _TELLING = re.compile(r"[a-z][A-Z]|[A-Z]{2}[a-z]|\d\d|'[A-Za-z]|[ĠĊ▁]{2}|[ĊĠ▁][^\w]|[^\w\s][A-Za-z]")
 
 
+def unreadable_errors() -> tuple[type[Exception], ...]:
+    """Return what transformers raises for files of a model folder that it cannot use."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError, StrictDataclassError)
+
+
 class ReferenceTokenizer:
     """transformers' tokenizer of a model folder; nothing is downloaded, no code of the folder runs."""
 
@@ -47,7 +54,7 @@ class ReferenceTokenizer:
                 f"transformers needs another package for {folder.name}'s tokenizer: {_first_line(error)}",
                 hint=f"{PIP_LINE} sentencepiece protobuf",
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except unreadable_errors() as error:
             raise CheckpointError(
                 f"transformers cannot read the tokenizer of {folder}: {_first_line(error)}",
                 hint="Copy the model's tokenizer files again.",

@@ -75,7 +75,10 @@ def check_rendering(
     faults = []
     if template:
         try:
-            compiled = ChatTemplate(template, _NoTokens(), bos_text=engine.bos_text, eos_text=engine.eos_text)
+            # What the template itself does: the app's help for one without a system role is not asked for.
+            compiled = ChatTemplate(
+                template, _NoTokens(), bos_text=engine.bos_text, eos_text=engine.eos_text, fold_system=False
+            )
         except EdgemedError as error:
             faults.append(error.message)
     refused = 0
@@ -91,7 +94,9 @@ def check_rendering(
         if found != expected:
             faults.append(f"{name}: {_difference(found, expected)}")
     if compiled is not None:
-        app = ChatTemplate(template or "", engine, bos_text=engine.bos_text, eos_text=engine.eos_text)
+        app = ChatTemplate(
+            template or "", engine, bos_text=engine.bos_text, eos_text=engine.eos_text, fold_system=False
+        )
         faults += [fault for name in USUAL if (fault := _id_fault(name, app, reference, engine))]
     return CheckResult(
         name="chat_rendering",

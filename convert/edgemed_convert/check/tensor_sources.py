@@ -113,6 +113,9 @@ class TensorSources:
             return Source(hf_name, tensor, offset=1.0)
         if config.architecture in ("llama", "smollm3") and part in ("q_proj", "k_proj"):
             heads = config.heads if part == "q_proj" else config.kv_heads
+            if tensor.shape[0] % (2 * heads):
+                # Not this config's: the rows have no such order, and the comparison says so.
+                return Source(hf_name, tensor)
             return Source(hf_name, tensor, rows=rotated_rows(tensor.shape[0], heads))
         return Source(hf_name, tensor)
 
