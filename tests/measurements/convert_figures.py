@@ -2,11 +2,11 @@
 
     python -m tests.measurements.convert_figures make --work DIR --llama-cpp DIR
     python -m tests.measurements.convert_figures compare --work DIR --llama-cpp DIR [--rounds 3]
-    python -m tests.measurements.convert_figures limited --work DIR --memory-mib 1024
+    python -m tests.measurements.convert_figures limited --work DIR [--memory-mib 2304]
 
 `make` writes a random bf16 model in the shape of Llama 3.2 1B (2.5 GB) and an adapter, in a stream. `compare`
-runs the usual way (PEFT merge, save_pretrained, convert_hf_to_gguf.py) and ours alternately. `limited` does a
-whole run in a memory cgroup smaller than the model's files; it needs root. docs/convert_results.md has the
+runs the usual way (PEFT merge, save_pretrained, convert_hf_to_gguf.py) and ours alternately. `limited` does an
+export and a whole run in memory cgroups smaller than the model's file; it needs root. docs/convert_results.md has the
 tables. Linux only.
 """
 
@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder with 15 GB free")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp's source folder")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-mib", type=int, default=1024)
+    parser.add_argument("--memory-mib", type=int, default=2304, help="of a whole run")
+    parser.add_argument("--export-memory-mib", type=int, default=640)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     {"make": make, "compare": compare, "limited": limited}[arguments.what](arguments)
@@ -244,28 +245,25 @@ def _identity(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def limited(arguments: argparse.Namespace) -> None:
-    """Do a whole run in a memory cgroup, with everything it starts."""
-    out = arguments.work / "run"
-    shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "edgemed_convert.cli", "run", str(arguments.work / "base")]
-    command += ["--adapter", str(arguments.work / "adapter"), "--types", "Q8_0,Q4_K_M", "--out", str(out)]
-    with _memory_group(arguments.memory_mib * 2**20) as group:
-        say(
-            f"base model {_size(arguments.work / 'base'):,} bytes; limit {arguments.memory_mib} MiB ({group})"
-        )
-        cost = measure(command, [out], group=group)
-        peak = next(
-            (
-                group / name
-                for name in ("memory.max_usage_in_bytes", "memory.peak")
-                if (group / name).exists()
-            ),
-            None,
-        )
-        used = int(peak.read_text()) if peak else 0
-        say(f"peak of the group, page cache included: {used / 2**20:.0f} MiB")
-    _print_costs("edgemed-convert run", [cost])
-    for path in sorted(out.iterdir()):
+    """Export, then do a whole run, in memory cgroups smaller than the model's one weights file."""
+    work = arguments.work
+    say(f"base model {_size(work / 'base'):,} bytes")
+    model = [str(work / "base"), "--adapter", str(work / "adapter")]
+    tasks = {
+        "export": (arguments.export_memory_mib, [*model, "--type", "F16"], work / "limited.gguf"),
+        "run": (arguments.memory_mib, [*model, "--types", "Q8_0,Q4_K_M"], work / "run"),
+    }
+    for name, (memory_mib, options, out) in tasks.items():
+        shutil.rmtree(out, ignore_errors=True)
+        out.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "edgemed_convert.cli", name, *options, "--out", str(out)]
+        with _memory_group(memory_mib * 2**20) as group:
+            cost = measure(command, [out], group=group)
+            names = ("memory.max_usage_in_bytes", "memory.peak")
+            peak = max(int((group / one).read_text()) for one in names if (group / one).exists())
+        say(f"limit {memory_mib} MiB; peak of the group, page cache included: {peak / 2**20:.0f} MiB")
+        _print_costs(f"edgemed-convert {name}", [cost])
+    for path in sorted((work / "run").iterdir()):
         say(f"  {path.name}: {_size(path):,} bytes")
 
 
@@ -337,7 +335,7 @@ def measure(command: Sequence[str], outputs: Sequence[Path], *, group: Path | No
         reader.join()
     after = os.times()
     if process.returncode:
-        raise SystemExit(f"{command}: exit code {process.returncode}\\n" + "".join(lines[-20:]))
+        raise SystemExit(f"{command}: exit code {process.returncode}\n" + "".join(lines[-20:]))
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return Cost(time.perf_counter() - started, cpu, anonymous, resident, sum(map(_size, outputs)))
 
