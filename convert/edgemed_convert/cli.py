@@ -530,7 +530,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     from edgemed import operating_system
 
-    # Before numpy is loaded. The adapters' products are small: with two threads each waits for the other core,
+    # Before numpy is loaded. The adapters' products are small: with two threads each waits for the other,
     # and merging takes twice as long (docs/experiments.md).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     operating_system.utf8_standard_streams()
