@@ -449,13 +449,13 @@ def test_a_bad_line_is_named_by_file_and_number(fault: str, tmp_path: Path) -> N
 
 
 def test_a_template_that_refuses_a_chat_names_the_line(llama: LlamaProcess, tmp_path: Path) -> None:
-    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}"
+    strict = "{% if messages[-1].content == 'y' %}{{ raise_exception('no y') }}{% endif %}{{ messages[0].content }}"
     model = write_tiny_llama(tmp_path / "strict.gguf", chat_template=strict)
     chats: list[object] = [{"question": "A?", "answer": "B."}] * 2
     chats.append({"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]})
     data = write_lines(tmp_path / "clinic.jsonl", chats)
     with pytest.raises(
-        UsageError, match=r"clinic\.jsonl, line 3: the model's chat template refuses it: .*no system"
+        UsageError, match=r"clinic\.jsonl, line 3: the model's chat template refuses it: .*no y"
     ):
         collect_imatrix(model, data, tmp_path / "m.gguf", process=llama)
 
