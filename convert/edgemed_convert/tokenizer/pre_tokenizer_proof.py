@@ -123,7 +123,7 @@ def _reference_ids(path: Path, fields: TokenizerFields, texts: Sequence[str]) ->
     encoded = json.dumps(content)
     try:
         tokenizer = Tokenizer.from_str(encoded)
-    except Exception as error:
+    except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(f"{path} cannot be loaded: {error}", hint=COPY_AGAIN) from error
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
