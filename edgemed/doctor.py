@@ -37,7 +37,9 @@ _LEAST_DISK_BYTES = 200 * _MIB
 _LEAST_COLUMNS, _LEAST_LINES = 80, 24
 _ENGINE_SECONDS = 60
 _ENGINE_PROGRAM = """
-import sys, llama_cpp
+import sys, llama_cpp, llama_cpp._ggml as ggml
+from edgemed.engine.plugins import load_best_plugin
+load_best_plugin(ggml.libggml, ggml.libggml_base_path)
 info = llama_cpp.llama_print_system_info().decode("utf-8", "replace").strip()
 sys.stdout.buffer.write(f"\\n{llama_cpp.__version__}\\t{info}".encode())
 """

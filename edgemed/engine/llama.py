@@ -17,6 +17,7 @@ from edgemed import operating_system
 from edgemed.engine import kernels, memory
 from edgemed.engine.chat_template import common_prefix_length
 from edgemed.engine.messages import AdapterFile, LoadRequest
+from edgemed.engine.plugins import load_best_plugin
 from edgemed.errors import EngineError, ModelCorrupt, ModelError, ModelUnsupported
 from edgemed.languages import text as _
 from edgemed.manifest import Sampling
@@ -68,6 +69,7 @@ class Llama:
         Raises:
             ModelError: llama.cpp cannot load the file; the message holds its reason.
         """
+        import llama_cpp._ggml as ggml
         import llama_cpp.llama_cpp as lib
 
         self._lib: Any = lib
@@ -77,6 +79,7 @@ class Llama:
         self.tokens: list[int] = []
         """What the KV cache holds."""
 
+        load_best_plugin(ggml.libggml, ggml.libggml_base_path)
         lib.llama_backend_init()
         name = Path(request.model_path).name
         parameters = lib.llama_model_default_params()
@@ -387,8 +390,11 @@ class Llama:
 def llama_cpp_build() -> str:
     """Return what names this build of llama.cpp: its version, its files and the processor's features."""
     import llama_cpp
+    import llama_cpp._ggml as ggml
     import llama_cpp.llama_cpp as lib
 
+    # What a portable wheel can do is known once its plug-in is chosen.
+    load_best_plugin(ggml.libggml, ggml.libggml_base_path)
     parts = [llama_cpp.__version__, lib.llama_print_system_info().decode("utf-8", "replace").strip()]
     for file in sorted((Path(llama_cpp.__file__).parent / "lib").glob("*ggml*")):
         with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ import msgspec
 
 from edgemed import operating_system
 from edgemed.engine.messages import ChatMessage
+from edgemed.engine.plugins import load_best_plugin
 from edgemed.errors import EdgemedError
 from edgemed_convert.errors import LlamaCppError
 from edgemed_convert.llama.activations import ActivationCollector
@@ -118,6 +119,7 @@ class _Child:
         if self._lib is not None:
             return
         try:
+            import llama_cpp._ggml as ggml
             import llama_cpp.llama_cpp as lib
         except (ImportError, OSError, RuntimeError) as error:
             raise LlamaCppError(
@@ -126,6 +128,7 @@ class _Child:
             ) from error
         # Errors are shown by the tool; what stands on standard error explains a crash.
         self._log.capture(lib)
+        load_best_plugin(ggml.libggml, ggml.libggml_base_path)
         lib.llama_backend_init()
         self._lib = lib
 
