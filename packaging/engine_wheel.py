@@ -17,12 +17,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from platform import machine
 
 VERSION = "0.3.36"
 SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -94,7 +94,7 @@ def build_wheel(sdist: Path, platform: Platform, out: Path, *, folder: Path, job
     Raises:
         BuildError: a program is missing, the sdist is another one, or the compiler fails.
     """
-    own = os.uname().machine == platform.machine
+    own = machine() == platform.machine
     prefix = "" if own else platform.prefix
     programs = ["cmake", "ninja", "patchelf", *(prefix + name for name in ("gcc", "g++", "strip", "readelf"))]
     for program in programs:
@@ -120,8 +120,7 @@ def _unpack(sdist: Path, folder: Path) -> Path:
     source = folder / f"llama_cpp_python-{VERSION}"
     if not (source / ".unpacked").exists():
         shutil.rmtree(source, ignore_errors=True)
-        with tarfile.open(sdist) as archive:
-            archive.extractall(folder, filter="data")
+        shutil.unpack_archive(sdist, folder, filter="data")
         (source / ".unpacked").touch()
     return source
 
