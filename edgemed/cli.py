@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from edgemed import __version__
-from edgemed.errors import EdgemedError
+from edgemed.errors import EdgemedError, UpdateRefused
 
 BROKEN_PIPE_EXIT_CODE = 141
 INTERRUPTED_EXIT_CODE = 130
@@ -193,6 +193,32 @@ def models_install(path: Path, name: str | None) -> None:
         click.echo(f"Use it with: edgemed models use {model.name}")
 
 
+@models_group.command("fetch")
+@click.argument("repository", metavar="REPO[@REV]")
+@click.option("--quant", metavar="TYPE", help="The quantization type, such as Q4_K_M.")
+@click.option(
+    "--file", "path", metavar="PATH", help="The file in the repository, where a type is not enough."
+)
+@click.option("--name", metavar="NAME", help="Install under this name. Default: the file's.")
+def models_fetch(repository: str, quant: str | None, path: str | None, name: str | None) -> None:
+    """At headquarters: download a model from a hub, check it and install it. Needs a network.
+
+    REPO is OWNER/NAME on huggingface.co, or on the hub that HF_ENDPOINT names; REV a branch, tag or commit.
+    A download that was cut goes on where it stopped.
+    """
+    from edgemed.fetch import fetch_model
+
+    fetched = fetch_model(repository, quantization_type=quant, path=path, name=name, progress_for=_progress)
+    model = fetched.model
+    click.echo(f"{model.name} was installed already." if fetched.was_there else f"Installed {model.name}.")
+    click.echo(_line(model))
+    click.echo(f"Source: {fetched.source}")
+    click.echo(f"License: {fetched.license or 'not stated. Ask the publisher before you pass it on.'}")
+    if model.manifest.kind == "model":
+        click.echo(_fits(model))
+        click.echo(f"Use it with: edgemed models use {model.name}")
+
+
 @models_group.command("verify")
 @click.argument("names", nargs=-1)
 def models_verify(names: tuple[str, ...]) -> None:
@@ -260,6 +286,7 @@ def models_show(name: str, as_json: bool) -> None:
         ("size", f"{manifest.size_bytes:,} bytes in {len(manifest.files)} file(s)"),
         ("context length", f"{manifest.context_length} tokens"),
         ("license", manifest.license or "not stated"),
+        ("source", manifest.source or "not stated"),
         ("base model", manifest.base_model or "not stated"),
         *(("data", f"{data.name} ({data.source}, {data.license})") for data in manifest.data),
         ("SHA-256", manifest.sha256),
@@ -269,6 +296,75 @@ def models_show(name: str, as_json: bool) -> None:
         click.echo(f"{label:<15} {value}")
     if manifest.kind == "model":
         click.echo(f"{'memory':<15} {_fits(model)}")
+
+
+@cli.command()
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--rollback", is_flag=True, help="Use again what was in use before the last update.")
+@click.option(
+    "--trust", type=click.Path(path_type=Path), metavar="FILE", help="Trust the kit's root.json, once."
+)
+@click.option("--fingerprint", metavar="DIGITS", help="With --trust: take this fingerprint only; do not ask.")
+@JSON_OPTION
+def update(
+    path: Path | None, rollback: bool, trust: Path | None, fingerprint: str | None, as_json: bool
+) -> None:
+    """Check the update stick PATH, install its packs, and use the new versions."""
+    if sum((path is not None, rollback, trust is not None)) != 1:
+        raise click.UsageError("Name the update stick, or one of --rollback and --trust FILE.")
+    if trust is not None:
+        _trust(trust, fingerprint, as_json=as_json)
+        return
+    from edgemed import updates
+
+    _raise_on_termination()
+    if path is None:
+        used = updates.roll_back()
+        _echo_json(used) if as_json else click.echo(_in_use_line(used.model, used.adapter))
+        return
+    done = updates.update_from(
+        path, progress=_progress("Copying"), notice=lambda sentence: click.echo(sentence, err=True)
+    )
+    if as_json:
+        _echo_json(done)
+    else:
+        for label, names in (
+            ("Installed", done.installed),
+            ("Was there", done.present),
+            ("Removed", done.removed),
+        ):
+            for name in names:
+                click.echo(f"{label}: {name}")
+        click.echo(_in_use_line(done.model, done.adapter))
+    for sentence in done.refused:
+        click.echo(f"Not installed: {sentence}", err=True)
+    if done.refused:
+        sys.exit(UpdateRefused.exit_code)
+
+
+def _trust(path: Path, fingerprint: str | None, *, as_json: bool) -> None:
+    from edgemed import update_record
+
+    root = update_record.examine_root(path)
+    if as_json:
+        _echo_json({"fingerprint": root.fingerprint, "expires": root.expires, "was_trusted": root.trusted})
+    else:
+        click.echo(f"Fingerprint: {root.fingerprint}")
+        click.echo(f"Valid until: {root.expires:%Y-%m-%d}")
+    if fingerprint is not None and fingerprint.replace(" ", "").lower() != root.fingerprint.replace(" ", ""):
+        raise UpdateRefused(
+            f"{path} has another fingerprint than the one given.", hint="Take root.json from the kit again."
+        )
+    if not root.trusted:
+        if fingerprint is None:
+            click.confirm("Is this the fingerprint that headquarters gave you?", abort=True, err=True)
+        update_record.trust_root(root)
+    if not as_json:
+        click.echo("Updates of this headquarters are taken from now on.")
+
+
+def _in_use_line(model: str | None, adapter: str | None) -> str:
+    return f"In use: {model}" + (f" with the adapter {adapter}" if adapter else "")
 
 
 @cli.command()

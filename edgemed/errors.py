@@ -11,7 +11,8 @@ EdgemedError                exit 1    anything planned that fits no family below
 ├── EngineError             exit 4    the process that runs the model
 │   └── EngineDied
 ├── MissingExtra            exit 5    a part of edgemed that is not installed
-└── StorageError            exit 6    the data folder or the disk
+├── StorageError            exit 6    the data folder or the disk
+└── UpdateRefused           exit 7    an update that is not what headquarters signed, or no newer
 
 130 (interrupted from the keyboard), 143 (terminated) and 129 (terminal closed) follow the shell's custom.
 The message says what and which file; `hint` says what to do. Only `cli.main` of each tool catches them.
@@ -85,6 +86,12 @@ class StorageError(EdgemedError):
 
 class FileInUse(StorageError):
     """Another edgemed holds the lock of this file."""
+
+
+class UpdateRefused(EdgemedError):
+    """An update stick, or a pack on it, is not what headquarters signed, or cannot be used here."""
+
+    exit_code = 7
 
 
 class Terminated(BaseException):

@@ -110,6 +110,8 @@ class ModelManifest(_Struct, frozen=True, kw_only=True):
     context_length: Annotated[int, msgspec.Meta(ge=1)]
     """Tokens the model was trained to attend to."""
     license: PlainText | None = None
+    source: PlainText | None = None
+    """Address of the file as it was fetched, with the commit."""
     base_model: PlainText | None = None
     base_sha256: Sha256 | None = None
     """Of an adapter: the first file of the base model it belongs to."""

@@ -97,6 +97,19 @@ class InstalledModel:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a GGUF file without a manifest came from, for the manifest that is written for it."""
+
+    source: str
+    hashes: list[str]
+    """The SHA-256 that each file must have, in order."""
+    license: str | None = None
+    """None: what the file says of itself."""
+    base_model: str | None = None
+    quantization_type: str | None = None
+
+
+@dataclass(frozen=True)
 class DamagedModel:
     """A folder among the models that holds no usable one, and why."""
 
@@ -162,35 +175,98 @@ def find_model(name_or_path: str | None, kind: Kind | None = "model") -> Install
 
 
 def install_model(
-    source: Path, *, name: str | None = None, progress: Progress | None = None
+    source: Path,
+    *,
+    name: str | None = None,
+    progress: Progress | None = None,
+    origin: Origin | None = None,
+    move: bool = False,
 ) -> InstalledModel:
     """Install a pack folder, a GGUF file, or a split GGUF of which any shard is named.
 
     Returns the model already there when the same bytes are installed under this name.
+
+    Args:
+        origin: of a GGUF file: what its manifest shall say besides. A pack says it itself.
+        move: take the model's files out of the source, which lies on the same disk, instead of copying them.
 
     Raises:
         UsageError: the source is missing, or another model has this name.
         ModelError: the model is damaged or cannot be used.
         StorageError: no space, or a disk that fails.
     """
-    if name is not None and name != _clean_name(name):
-        raise UsageError(
-            _("{name!r} cannot be a model's name.", name=name),
-            hint=_("Take letters, digits, dots, dashes: {clean_name}", clean_name=_clean_name(name)),
-        )
+    if name is not None:
+        check_name(name)
     plan = _plan(source, name)
     folder = models_folder()
     with _storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _remove_leftovers(folder)
-        same = _same_installed(plan)
+        same = installed_already(plan.name, lambda: _hashes(plan))
         if same is not None:
             return same
-        _check_space(folder, plan)
+        if not move:
+            _check_space(folder, plan)
         target = folder / plan.name
-        _install(plan, target, progress or _no_progress)
+        _install(plan, origin, target, progress or _no_progress, move=move)
     return InstalledModel(read_manifest(target / MANIFEST_NAME), target, embedded=False)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that some system could not give to a folder.
+
+    Raises:
+        UsageError: names the nearest one that can be.
+    """
+    if name != clean_name(name):
+        raise UsageError(
+            _("{name!r} cannot be a model's name.", name=name),
+            hint=_("Take letters, digits, dots, dashes: {clean_name}", clean_name=clean_name(name)),
+        )
+
+
+def clean_name(text: str) -> str:
+    """Return the nearest text that may be the name of a model, a folder and a file on every system."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:80].rstrip("._-")
+    return name or "model"
+
+
+def plain_line(text: str) -> str:
+    """Return text from outside as one short line that a terminal can show."""
+    return "".join(letter for letter in text if letter.isprintable())[:200]
+
+
+def installed_already(name: str, hashes: Callable[[], list[str]]) -> InstalledModel | None:
+    """Return the model of this name if it is made of the files with these SHA-256.
+
+    Args:
+        hashes: called only when there is something to compare with.
+
+    Raises:
+        UsageError: another model has the name.
+    """
+    found = list_models()
+    installed = _named(found, name, damaged_is_error=False)
+    if installed is not None:
+        if hashes() == [file.sha256 for file in installed.manifest.files]:
+            return installed
+        raise UsageError(
+            f"Another model named {name} is "
+            + ("a part of edgemed." if installed.embedded else "installed already."),
+            hint="Give this one another name with --name"
+            + ("." if installed.embedded else f", or first `edgemed models remove {name}`."),
+        )
+    taken = {path.name.lower() for path in _folders(models_folder(), found)}
+    if name.lower() in taken or any(name == damaged.name for damaged in found.damaged):
+        raise UsageError(
+            _("There is a damaged model or one of nearly the same name as {name}.", name=name),
+            hint=_(
+                "Give this one another name with --name, or first `edgemed models remove {name}`.",
+                name=name,
+            ),
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -430,7 +506,7 @@ def _plan_pack(folder: Path, name: str | None) -> _Plan:
         raise ModelCorrupt(
             _("The manifest in {folder} lists files that make no model.", folder=folder), hint=_(COPY_AGAIN)
         )
-    if manifest.name != _clean_name(manifest.name):
+    if manifest.name != clean_name(manifest.name):
         raise ModelCorrupt(
             _("The manifest in {folder} gives the model an unusable name.", folder=folder), hint=_(COPY_AGAIN)
         )
@@ -455,10 +531,10 @@ def _plan_file(path: Path, name: str | None) -> _Plan:
     _check_usable(headers)
     sources = [header.path for header in headers]
     stem = sources[0].stem.removesuffix(f"-00001-of-{len(sources):05}") if len(sources) > 1 else path.stem
-    prefix = _clean_name(stem)
+    prefix = clean_name(stem)
     count = len(sources)
     return _Plan(
-        name=name or _clean_name(headers[0].text("general.name") or stem),
+        name=name or clean_name(headers[0].text("general.name") or stem),
         folder=path.parent,
         sources=sources,
         target_names=[f"{prefix}.gguf"]
@@ -476,7 +552,7 @@ def _check_plain(path: Path, most_bytes: int) -> None:
     except FileNotFoundError as error:
         raise ModelCorrupt(_("{name} is missing in the pack.", name=path.name), hint=_(COPY_AGAIN)) from error
     except OSError as error:
-        raise _storage_error(error, path) from error
+        raise storage_error(error, path) from error
     if not stat.S_ISREG(status.st_mode):
         raise ModelCorrupt(
             _("{name} in the pack is a link or a special file, not a plain one.", name=path.name),
@@ -492,7 +568,11 @@ def _check_usable(headers: Sequence[GGUFHeader]) -> None:
     content = first.text("general.type") or "model"
     if content not in ("model", "adapter"):
         raise ModelUnsupported(
-            _("{name} holds no language model but {plain!r}.", name=first.path.name, plain=_plain(content)),
+            _(
+                "{name} holds no language model but {plain!r}.",
+                name=first.path.name,
+                plain=plain_line(content),
+            ),
             hint=_("Ask for the model's own .gguf file."),
         )
     if not any(header.tensors for header in headers):
@@ -552,58 +632,19 @@ def _manifest_of(headers: Sequence[GGUFHeader], files: list[ModelFile], name: st
         tensor_types=tensor_types(*headers),
         # An adapter works at its base model's; the schema wants a number.
         context_length=context_length_of(first) or 1,
-        license=_plain(license_name) if license_name else None,
-        base_model=_plain(base_model) if base_model else None,
+        license=plain_line(license_name) if license_name else None,
+        base_model=plain_line(base_model) if base_model else None,
         base_sha256=base_sha256 if base_sha256 and re.fullmatch("[0-9a-f]{64}", base_sha256) else None,
     )
-
-
-def _clean_name(text: str) -> str:
-    """Return the nearest text that may be the name of a model, a folder and a file on every system."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:80].rstrip("._-")
-    return name or "model"
-
-
-def _plain(text: str) -> str:
-    """Text out of a model file, in one printable line."""
-    return "".join(letter for letter in text if letter.isprintable())[:200]
 
 
 # Installing.
 
 
-def _same_installed(plan: _Plan) -> InstalledModel | None:
-    """Return the model of this name if its bytes are the same.
-
-    Raises:
-        UsageError: another model has the name.
-    """
-    found = list_models()
-    installed = _named(found, plan.name, damaged_is_error=False)
-    if installed is not None:
-        wanted = (
-            [file.sha256 for file in plan.manifest.files]
-            if plan.manifest is not None
-            else [_hash_file(source, _Counter(_no_progress, plan.size_bytes)) for source in plan.sources]
-        )
-        if wanted == [file.sha256 for file in installed.manifest.files]:
-            return installed
-        raise UsageError(
-            f"Another model named {plan.name} is "
-            + ("a part of edgemed." if installed.embedded else "installed already."),
-            hint="Give this one another name with --name"
-            + ("." if installed.embedded else f", or first `edgemed models remove {plan.name}`."),
-        )
-    taken = {path.name.lower() for path in _folders(models_folder(), found)}
-    if plan.name.lower() in taken or any(plan.name == damaged.name for damaged in found.damaged):
-        raise UsageError(
-            _("There is a damaged model or one of nearly the same name as {name}.", name=plan.name),
-            hint=_(
-                "Give this one another name with --name, or first `edgemed models remove {name}`.",
-                name=plan.name,
-            ),
-        )
-    return None
+def _hashes(plan: _Plan) -> list[str]:
+    if plan.manifest is not None:
+        return [file.sha256 for file in plan.manifest.files]
+    return [_hash_file(source, _Counter(_no_progress, plan.size_bytes)) for source in plan.sources]
 
 
 def _check_space(folder: Path, plan: _Plan) -> None:
@@ -623,12 +664,12 @@ def _check_space(folder: Path, plan: _Plan) -> None:
         )
 
 
-def _install(plan: _Plan, target: Path, progress: Progress) -> None:
+def _install(plan: _Plan, origin: Origin | None, target: Path, progress: Progress, *, move: bool) -> None:
     staged = target.with_name(f"{_INCOMING}{secrets.token_hex(8)}")
     try:
         with _storage(staged):
             staged.mkdir()
-        _fill(plan, staged, progress)
+        _fill(plan, origin, staged, progress, move=move)
         with _storage(target):
             fsync_folder(staged)
             staged.rename(target)
@@ -640,16 +681,17 @@ def _install(plan: _Plan, target: Path, progress: Progress) -> None:
         raise
 
 
-def _fill(plan: _Plan, staged: Path, progress: Progress) -> None:
+def _fill(plan: _Plan, origin: Origin | None, staged: Path, progress: Progress, *, move: bool) -> None:
     done = _Counter(progress, plan.size_bytes)
     files = []
     for source, name, header in zip(plan.sources, plan.target_names, plan.headers, strict=True):
-        sha256 = _copy(source, staged / name, header.file_size, done)
+        take = _move if move else _copy
+        sha256 = take(source, staged / name, header.file_size, done)
         files.append(ModelFile(name=name, size_bytes=header.file_size, sha256=sha256))
     # Of the copies: the source may have changed since it was looked at.
     headers = read_shards(staged / plan.target_names[0])
     if plan.manifest is None:
-        manifest = _manifest_of(headers, files, plan.name)
+        manifest = _with_origin(_manifest_of(headers, files, plan.name), origin)
     else:
         _check_hashes(plan.manifest, [file.sha256 for file in files])
         manifest = msgspec.structs.replace(plan.manifest, name=plan.name)
@@ -685,6 +727,23 @@ def _copy(source: Path, target: Path, size_bytes: int, done: "_Counter") -> str:
     return digest.hexdigest()
 
 
+def _move(source: Path, target: Path, size_bytes: int, done: "_Counter") -> str:
+    """Give a file that is on the disk for good its new place, and return its SHA-256."""
+    sha256 = _hash_file(source, done)
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise storage_error(error, target) from error
+        # The models lie on another disk after all.
+        return _copy(source, target, size_bytes, _Counter(_no_progress, 0))
+    if _size(target) != size_bytes:
+        raise ModelCorrupt(
+            _("{name} changed while it was read.", name=source.name), hint=_("Install it again.")
+        )
+    return sha256
+
+
 def _check_hashes(manifest: ModelManifest, hashes: Sequence[str]) -> None:
     for file, sha256 in zip(manifest.files, hashes, strict=True):
         if file.sha256 != sha256:
@@ -692,6 +751,24 @@ def _check_hashes(manifest: ModelManifest, hashes: Sequence[str]) -> None:
                 _("{name} is damaged: its SHA-256 is not the one in the manifest.", name=file.name),
                 hint=_(COPY_AGAIN),
             )
+
+
+def _with_origin(manifest: ModelManifest, origin: Origin | None) -> ModelManifest:
+    if origin is None:
+        return manifest
+    for file, sha256 in zip(manifest.files, origin.hashes, strict=True):
+        if file.sha256 != sha256:
+            raise ModelCorrupt(
+                _("{name} is damaged: its SHA-256 is not the published one.", name=file.name),
+                hint=_("Run the same command again; if it happens again, check the disk."),
+            )
+    return msgspec.structs.replace(
+        manifest,
+        source=plain_line(origin.source),
+        license=plain_line(origin.license or "") or manifest.license,
+        base_model=plain_line(origin.base_model or "") or manifest.base_model,
+        quantization_type=origin.quantization_type,
+    )
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -722,7 +799,7 @@ def _check_present(path: Path, file: ModelFile, hint: str) -> None:
     except FileNotFoundError as error:
         raise ModelCorrupt(_("{path} is missing.", path=path), hint=hint) from error
     except OSError as error:
-        raise _storage_error(error, path) from error
+        raise storage_error(error, path) from error
     if size_bytes != file.size_bytes:
         raise ModelCorrupt(
             _(
@@ -810,6 +887,15 @@ def _no_progress(_done_bytes: int, _total_bytes: int) -> None:
     pass
 
 
+def hash_file(path: Path, size_bytes: int, progress: Progress | None = None) -> str:
+    """Return a file's SHA-256.
+
+    Raises:
+        StorageError: the disk does not give it.
+    """
+    return _hash_file(path, _Counter(progress or _no_progress, size_bytes))
+
+
 def _hash_file(path: Path, done: _Counter) -> str:
     digest = hashlib.sha256()
     for chunk in _chunks(path):
@@ -841,10 +927,11 @@ def _storage(path: Path, hint: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _storage_error(error, path, hint) from error
+        raise storage_error(error, path, hint) from error
 
 
-def _storage_error(error: OSError, path: Path, hint: str = "") -> EdgemedError:
+def storage_error(error: OSError, path: Path, hint: str = "") -> EdgemedError:
+    """Return the named error for what the system says about a file."""
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
     if error.errno == errno.ENOSPC:
         return StorageError(

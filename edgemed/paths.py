@@ -19,6 +19,16 @@ def models_folder() -> Path:
     return data_folder() / "models"
 
 
+def downloads_folder() -> Path:
+    """Unfinished downloads of `edgemed models fetch`; may be deleted while none runs."""
+    return data_folder() / "downloads"
+
+
+def updates_folder() -> Path:
+    """What `edgemed update` trusts, remembers and has not finished copying."""
+    return data_folder() / "updates"
+
+
 def prefix_states_folder() -> Path:
     """Saved prefix states (see `engine/prefix_state.py`); may be deleted at any time."""
     return data_folder() / "prefix_states"

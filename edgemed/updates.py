@@ -1,0 +1,361 @@
+"""Install what an update stick brings, switch to it in one step, and go back on request: `edgemed update`.
+
+A pack is installed as NAME-vVERSION beside the older ones. What is in use is one line of settings.toml, which
+is replaced in one step, last; so whatever interrupts an update, the old or the new version is in use.
+"""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from edgemed import models
+from edgemed.errors import EdgemedError, ModelNotFound, StorageError, UpdateRefused, UsageError
+from edgemed.languages import text as _
+from edgemed.models import Progress
+from edgemed.paths import data_folder
+from edgemed.pieces import join
+from edgemed.settings import Settings, change_settings, read_settings
+from edgemed.update_format import METADATA_FOLDER
+from edgemed.update_plan import Plan, PlannedPack, make_plan
+from edgemed.update_record import (
+    InUse,
+    Record,
+    RecordedPack,
+    incoming_folder,
+    is_root_trusted,
+    locked,
+    metadata_folder,
+    naming,
+    read_record,
+    write_record,
+)
+from edgemed.update_stick import CONNECTED, Stick, accept_metadata, check_no_links, read_stick
+
+Notice = Callable[[str], None]
+"""Given a sentence for the person at the screen."""
+
+_KEPT_VERSIONS = 2
+_SPARE_BYTES = 16 * 2**20
+
+
+class UpdateResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one update did."""
+
+    update_version: int
+    installed: list[str]
+    """Names under which packs are installed now and were not before."""
+    present: list[str]
+    """Names of packs that were installed already."""
+    refused: list[str]
+    """One sentence for each pack that this computer cannot use."""
+    removed: list[str]
+    """Names of old versions that were deleted."""
+    switched: bool
+    """Something else is in use than before."""
+    model: str
+    """In use from now on."""
+    adapter: str | None
+
+
+def update_from(
+    folder: Path, *, progress: Progress | None = None, notice: Notice | None = None
+) -> UpdateResult:
+    """Verify a stick, install its packs, and use the new versions of what is in use.
+
+    What was copied before a fault is kept, and the next call goes on with it.
+
+    Args:
+        progress: told the bytes that are checked and on this computer's disk, and all bytes.
+        notice: told what a person should know although it is no error.
+
+    Raises:
+        UsageError: there is no such folder, or this computer trusts no headquarters yet.
+        UpdateRefused: the stick is not what the trusted keys signed, or nothing on it can be used here.
+        ModelError: a file of the stick is missing or damaged, or holds no usable model.
+        StorageError: no space, a disk that fails, a stick that was pulled.
+        FileInUse: another update is working.
+    """
+    say = notice or _no_notice
+    _check_stick(folder)
+    with locked():
+        record = read_record()
+        stick = read_stick(folder, metadata_folder())
+        _check_version(stick, record)
+        _judge_clock(stick, say)
+        plan = make_plan(folder, stick, record)
+        new = [pack for pack in plan.packs if not pack.is_installed]
+        _copy(folder, new, progress or _no_progress)
+        # From here on everything older is refused.
+        accept_metadata(stick, metadata_folder())
+        for pack in new:
+            _install(pack)
+        record = _with_packs(record, stick, plan)
+        write_record(record)
+        before, now = _in_use(), _next_in_use(plan, record, say)
+        if now != before:
+            record = msgspec.structs.replace(record, previous=before)
+            write_record(record)
+            change_settings(model=now.model, adapter=now.adapter)
+        removed = _remove_old(record, say)
+    return UpdateResult(
+        update_version=stick.version,
+        installed=[pack.installed_name for pack in new],
+        present=[pack.installed_name for pack in plan.packs if pack.is_installed],
+        refused=plan.refused,
+        removed=removed,
+        switched=now != before,
+        model=models.find_model(None).name,
+        adapter=now.adapter,
+    )
+
+
+def roll_back() -> InUse:
+    """Use again what was in use before the last update; return it. The newer version stays installed.
+
+    Raises:
+        UsageError: there is nothing to go back to.
+        ModelError: what was in use before is gone or damaged.
+        StorageError: the disk does not take the change.
+        FileInUse: an update is working.
+    """
+    with locked():
+        record = read_record()
+        previous = record.previous
+        if previous is None or previous == _in_use():
+            raise UsageError(
+                _("There is no update to go back from."),
+                hint=_("`edgemed models use NAME` chooses any installed model."),
+            )
+        if previous.model is not None:
+            models.check_unchanged(models.find_model(previous.model))
+        if previous.adapter is not None:
+            models.check_unchanged(models.find_model(previous.adapter, "adapter"))
+        change_settings(model=previous.model, adapter=previous.adapter)
+        write_record(msgspec.structs.replace(record, previous=None))
+    return InUse(models.find_model(None).name, previous.adapter)
+
+
+# What TUF leaves to us.
+
+
+def _check_stick(folder: Path) -> None:
+    with naming(folder, _(CONNECTED)):
+        is_stick = (folder / METADATA_FOLDER).is_dir()
+    if not is_stick:
+        raise UsageError(
+            _("{folder} is no update stick: it has no folder {name}.", folder=folder, name=METADATA_FOLDER),
+            hint=_("Name the folder that holds `metadata` and `targets`; check that the stick is connected."),
+        )
+    if not is_root_trusted():
+        raise UsageError(
+            _("This computer trusts no headquarters yet, so it takes no update."),
+            hint=_("Trust the root.json of the kit once: edgemed update --trust KIT/root.json"),
+        )
+
+
+def _check_version(stick: Stick, record: Record) -> None:
+    """A second lock behind TUF's own: it holds also when the remembered metadata was lost."""
+    if stick.version < record.update_version:
+        raise UpdateRefused(
+            _(
+                "metadata/targets.json is of update {version}; this computer has accepted update {accepted}.",
+                version=stick.version,
+                accepted=record.update_version,
+            ),
+            hint=_(
+                "Ask headquarters for the newest stick. `edgemed update --rollback` goes back one update."
+            ),
+        )
+
+
+def _judge_clock(stick: Stick, say: Notice) -> None:
+    """A clock before the update was signed cannot be right; TUF finds nothing expired then."""
+    now = datetime.now(UTC)
+    if stick.created is not None and now < stick.created:
+        say(
+            _(
+                "This computer's clock says {today}, but the update was made on {created}: the clock is "
+                "wrong. The update is taken; whether it has expired was not judged.",
+                today=now.date().isoformat(),
+                created=stick.created.date().isoformat(),
+            )
+        )
+
+
+# Copying and installing.
+
+
+def _copy(folder: Path, new: list[PlannedPack], progress: Progress) -> None:
+    """Join all files of all packs in the data folder; nothing is installed before the last one is whole."""
+    _make_room(new)
+    total_bytes = sum(pack.entry.size_bytes for pack in new)
+    done_bytes = 0
+    for pack in new:
+        for file in pack.entry.files:
+            pieces = pack.pack.pieces[file.name]
+            for piece in pieces:
+                with naming(piece.path, _(CONNECTED)):
+                    check_no_links(folder, piece.path.relative_to(folder).parts)
+            join(
+                pieces,
+                pack.folder / file.name,
+                sha256=file.sha256,
+                progress=_part_of(progress, done_bytes, total_bytes),
+            )
+            done_bytes += file.size_bytes
+
+
+def _part_of(progress: Progress, before_bytes: int, total_bytes: int) -> Progress:
+    return lambda done_bytes, _file_bytes: progress(before_bytes + done_bytes, total_bytes)
+
+
+def _make_room(new: list[PlannedPack]) -> None:
+    """Delete what an older, interrupted update left, and see whether the rest fits."""
+    incoming = incoming_folder()
+    names = {pack.folder.name for pack in new}
+    with naming(incoming):
+        incoming.mkdir(parents=True, exist_ok=True)
+        for path in incoming.iterdir():
+            if path.name not in names:
+                shutil.rmtree(path)
+        here = sum(path.stat().st_size for path in incoming.rglob("*") if path.is_file())
+        free = shutil.disk_usage(incoming).free
+    needed = sum(pack.entry.size_bytes for pack in new) - here + _SPARE_BYTES
+    if new and free < needed:
+        raise StorageError(
+            _(
+                "The update needs {needed:,.0f} MB, and {folder} has {free:,.0f} MB free.",
+                needed=needed / 1e6,
+                folder=data_folder(),
+                free=free / 1e6,
+            ),
+            hint=_("Delete files or remove a model (`edgemed models remove NAME`), then try again."),
+        )
+
+
+def _install(pack: PlannedPack) -> None:
+    """Install one pack through the same checks as `edgemed models install`."""
+    models.install_model(pack.folder, name=pack.installed_name, move=True)
+    with naming(pack.folder):
+        shutil.rmtree(pack.folder)
+
+
+def _with_packs(record: Record, stick: Stick, plan: Plan) -> Record:
+    packs = list(record.packs)
+    for planned in plan.packs:
+        entry = planned.entry
+        packs = [each for each in packs if (each.name, each.version) != (entry.name, entry.version)]
+        packs.append(
+            RecordedPack(
+                name=entry.name,
+                kind=entry.kind,
+                version=entry.version,
+                sha256=planned.manifest_sha256,
+                installed_name=planned.installed_name,
+            )
+        )
+    return msgspec.structs.replace(record, update_version=stick.version, packs=packs)
+
+
+# What is in use.
+
+
+def _in_use() -> InUse:
+    settings, problems = read_settings()
+    if problems and settings == Settings():
+        # The whole file may be unreadable: then nobody knows what is in use, nor what to go back to.
+        raise StorageError(problems[0], hint=_("Correct or delete the file, then try again."))
+    return InUse(settings.model, settings.adapter)
+
+
+def _next_in_use(plan: Plan, record: Record, say: Notice) -> InUse:
+    """Return the newest versions of what is in use, and no adapter that belongs to another model.
+
+    What is installed but cannot be read stops the update here: it may be readable a moment later.
+    """
+    now = _in_use()
+    model_name = _newer(now.model or _found_name(), "model", plan, record) or now.model
+    base_sha256 = _sha256(model_name)
+    for adapter_name in (_newer(now.adapter, "adapter", plan, record), now.adapter):
+        if adapter_name is not None and _fits(adapter_name, base_sha256):
+            return InUse(model_name, adapter_name)
+    if now.adapter is not None:
+        say(
+            _(
+                "The adapter {name} does not belong to the model that is used from now on, so none is used.",
+                name=now.adapter,
+            )
+        )
+    return InUse(model_name, None)
+
+
+def _newer(name: str | None, kind: str, plan: Plan, record: Record) -> str | None:
+    """Return the installed name of the new version of what is in use under this name."""
+    for planned in plan.packs:
+        pack_name = planned.entry.name
+        older = {pack_name, *(each.installed_name for each in record.packs if each.name == pack_name)}
+        if planned.entry.kind == kind and name in older:
+            return planned.installed_name
+    return None
+
+
+def _found_name() -> str | None:
+    try:
+        return models.find_model(None).name
+    except ModelNotFound:
+        return None
+
+
+def _sha256(model_name: str | None) -> str | None:
+    try:
+        return models.find_model(model_name).manifest.sha256
+    except (ModelNotFound, UsageError):
+        return None
+
+
+def _fits(adapter_name: str, base_sha256: str | None) -> bool:
+    try:
+        wanted = models.find_model(adapter_name, "adapter").manifest.base_sha256
+    except (ModelNotFound, UsageError):
+        return False
+    return wanted is None or wanted == base_sha256
+
+
+def _remove_old(record: Record, say: Notice) -> list[str]:
+    """Delete versions that nobody can go back to any more; a failure costs space, not the update."""
+    now, before = _in_use(), record.previous or InUse(None, None)
+    in_use = {now.model, now.adapter, before.model, before.adapter}
+    removed, remaining = [], []
+    for each in record.packs:
+        versions = sorted((other.version for other in record.packs if other.name == each.name), reverse=True)
+        # What came with the kit has the pack's own name; people remove that.
+        is_kept = each.version in versions[:_KEPT_VERSIONS] or each.installed_name in {*in_use, each.name}
+        if is_kept or not _removed(each.installed_name, say):
+            remaining.append(each)
+        else:
+            removed.append(each.installed_name)
+    if removed:
+        write_record(msgspec.structs.replace(record, packs=remaining))
+    return removed
+
+
+def _removed(name: str, say: Notice) -> bool:
+    try:
+        models.remove_model(name)
+    except ModelNotFound:
+        return True
+    except EdgemedError as error:
+        say(error.message)
+        return False
+    return True
+
+
+def _no_progress(_done_bytes: int, _total_bytes: int) -> None:
+    pass
+
+
+def _no_notice(_sentence: str) -> None:
+    pass
