@@ -121,8 +121,18 @@ def _unpack(sdist: Path, folder: Path) -> Path:
     if not (source / ".unpacked").exists():
         shutil.rmtree(source, ignore_errors=True)
         shutil.unpack_archive(sdist, folder, filter="data")
+        _leave_out_variants(source / "vendor" / "llama.cpp" / "ggml" / "src" / "CMakeLists.txt")
         (source / ".unpacked").touch()
     return source
+
+
+def _leave_out_variants(file: Path) -> None:
+    """Take the plug-ins out that gcc 12 cannot build (SME): the library depends on all that are declared."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.lstrip().startswith("ggml_add_cpu_backend_variant(armv9.2_")]
+    if len(kept) != len(lines) - 2:
+        raise BuildError(f"{file.name} of llama.cpp is not the one this recipe was written for.")
+    file.write_text("".join(kept), encoding="utf-8", newline="\n")
 
 
 def _compile(source: Path, platform: Platform, prefix: str, build: Path, jobs: int) -> Path:
