@@ -262,7 +262,7 @@ class Sample(Line, frozen=True, kw_only=True, tag="sample"):
     warm_up: bool = False
     """Discarded by every statistic."""
     condition: str = ""
-    """What is special about it, joined by spaces: `cold`, `saved_prefix`, `no_prefix`, `busy:1`, `length:short`."""
+    """What is special about it: `cold`, `saved_prefix`, `no_prefix`, `busy:1`, `length:short`."""
     prompt_sha256: Sha256
     prompt_tokens: Count
     reused_tokens: Count = 0
@@ -299,8 +299,8 @@ class Telemetry(Line, frozen=True, kw_only=True, tag="telemetry"):
 class RunEvent(Line, frozen=True, kw_only=True, tag="event"):
     """Something that the reader must know.
 
-    Kinds: `interrupted`, `resumed`, `model_changed`, `engine_died`, `clock_step`, `suspended`, `stopped_early`,
-    `power_source_changed`, `preflight`, `estimate`, `skipped_suite`.
+    Kinds: `interrupted`, `resumed`, `model_changed`, `engine_died`, `clock_step`, `suspended`,
+    `stopped_early`, `power_source_changed`, `preflight`, `estimate`, `skipped_suite`.
     """
 
     kind: str
