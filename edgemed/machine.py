@@ -96,6 +96,23 @@ def total_memory_bytes() -> int:
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory_limits())])
 
 
+def peak_rss_bytes(process_id: int | None = None) -> int | None:
+    """Return the largest resident set that a process (None: this one) ever had; None if not known."""
+    try:
+        memory = psutil.Process(process_id).memory_info()
+    except (psutil.Error, OSError):
+        return None
+    peak = getattr(memory, "peak_wset", None)  # Windows
+    if peak is not None:
+        return int(peak)
+    status = _read(Path(f"/proc/{process_id or 'self'}/status")) or ""
+    for line in status.splitlines():
+        name, _colon, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024
+    return None
+
+
 def _memory_limits() -> Iterator[tuple[int, int]]:
     """Yield limit and use of each memory cgroup around this process, inside to outside."""
     for line in (_read(_OWN_CGROUPS) or "").splitlines():
