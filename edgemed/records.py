@@ -187,7 +187,7 @@ class Counters(Struct, frozen=True, kw_only=True):
     clock_step_ns: int = 0
     """How far the wall clock moved apart from the monotonic one."""
     canary_ratio: float | None = None
-    """The fixed work's time now ÷ at the start: > 1 is slower."""
+    """The fixed work's time now ÷ its fastest so far: > 1 is slower."""
     temperature_celsius: float | None = None
     frequency_hertz: float | None = None
     available_memory_bytes: Count | None = None
@@ -220,7 +220,7 @@ class OptionScore(Struct, frozen=True, kw_only=True):
     """How probable the model finds one answer option."""
 
     log_probability: float
-    """Sum over its tokens, nats."""
+    """Nats: of both its beginnings together, with and without a space, each the sum over its tokens."""
     tokens: Count
     characters: Count
     greedy: bool
@@ -300,7 +300,8 @@ class RunEvent(Line, frozen=True, kw_only=True, tag="event"):
     """Something that the reader must know.
 
     Kinds: `interrupted`, `resumed`, `model_changed`, `engine_died`, `clock_step`, `suspended`,
-    `stopped_early`, `power_source_changed`, `preflight`, `estimate`, `skipped_suite`.
+    `stopped_early`, `power_source_changed`, `preflight`, `estimate`, `skipped_suite`, `skipped_item`,
+    `no_energy`.
     """
 
     kind: str
