@@ -96,7 +96,9 @@ def main() -> None:
             *(Setting(each) for each in files if each != file),
         ]:
             mean, most, same = compare(other, reference)
-            sys.stdout.write(f"{file.stem} against {other}: mean {mean:.2e}, largest {most:.2e}, same first choice {same:.1%}\n")
+            sys.stdout.write(
+                f"{file.stem} against {other}: mean {mean:.2e}, largest {most:.2e}, same first choice {same:.1%}\n"
+            )
 
 
 if __name__ == "__main__":
