@@ -96,6 +96,7 @@ def ask_once(
         out.flush()
     manifest = session.model.manifest
     fields = msgspec.structs.asdict(answer)
+    del fields["measurement"]
     return AskResult(
         **{**fields, "text": answer.text.strip()},
         model=session.model.name,

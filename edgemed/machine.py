@@ -1,6 +1,7 @@
 """What this computer has and what is free of it: cores, memory, disk, battery. The only user of psutil.
 
-Called by the engine's child (threads), by the memory check before a model is loaded, and by the doctor.
+Called by the engine's child (threads), by the memory check before a model is loaded, by the doctor, and by
+`machine_counters.py`, which adds what Linux tells in files.
 """
 
 import dataclasses
@@ -10,8 +11,10 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -32,6 +35,8 @@ _CGROUP_V1_FILES = (
 _SHORTEST_SAMPLE_SECONDS = 0.05
 _MEDIA_FOLDERS = ("/media/", "/run/media/", "/mnt/")
 _MEDIUM_SECONDS = 0.5
+# The first that a machine has is its processor's; `acpitz` is near it on many laptops.
+_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal", "acpitz")
 # Guest time is part of user time already. On Windows "system" holds interrupts too.
 _BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
@@ -57,6 +62,11 @@ def _affinity() -> list[int]:
         except (psutil.Error, OSError):
             return []
     return []
+
+
+def logical_cores() -> int:
+    """Return the number of logical processors that this process may use, at least 1."""
+    return len(_affinity()) or psutil.cpu_count() or 1
 
 
 def cpu_model() -> str:
@@ -96,6 +106,23 @@ def total_memory_bytes() -> int:
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory_limits())])
 
 
+def peak_rss_bytes(process_id: int | None = None) -> int | None:
+    """Return the largest resident set that a process (None: this one) ever had; None if not known."""
+    try:
+        memory = psutil.Process(process_id).memory_info()
+    except (psutil.Error, OSError):
+        return None
+    peak = getattr(memory, "peak_wset", None)  # Windows
+    if peak is not None:
+        return int(peak)
+    status = _read(Path(f"/proc/{process_id or 'self'}/status")) or ""
+    for line in status.splitlines():
+        name, _colon, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024
+    return None
+
+
 def _memory_limits() -> Iterator[tuple[int, int]]:
     """Yield limit and use of each memory cgroup around this process, inside to outside."""
     for line in (_read(_OWN_CGROUPS) or "").splitlines():
@@ -124,6 +151,18 @@ def _memory_limit(folder: Path, limit_file: str, use_file: str, *cache: str) -> 
     # Pages of files, such as the model of the last start, give way to new needs.
     reclaimable = sum(int(statistics.get(name, 0)) for name in cache)
     return int(limit), max(0, int(used) - reclaimable)
+
+
+def swap_bytes() -> tuple[int, int] | None:
+    """Return all swap and what of it is in use; None when the system does not tell."""
+    try:
+        with warnings.catch_warnings():
+            # psutil warns where it cannot count what goes in and out, which is not asked here.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            swap = psutil.swap_memory()
+    except (OSError, psutil.Error):
+        return None
+    return int(swap.total), int(swap.used)
 
 
 def free_disk_bytes(path: Path) -> int:
@@ -188,6 +227,86 @@ def battery_percent() -> float | None:
     return None if battery is None else float(battery.percent)
 
 
+def on_mains() -> bool | None:
+    """Whether the charger is plugged in; None without a battery, and when the system does not tell."""
+    try:
+        battery = psutil.sensors_battery()
+    except (AttributeError, OSError, psutil.Error):
+        return None
+    return None if battery is None else battery.power_plugged
+
+
+def temperature_celsius() -> float | None:
+    """Return the processor's temperature, the hottest of its sensors; None where the system has none.
+
+    Windows tells no program.
+    """
+    try:
+        chips = psutil.sensors_temperatures()
+    except (AttributeError, OSError, psutil.Error):
+        return None
+    for name in _CPU_SENSORS:
+        readings = [float(each.current) for each in chips.get(name, []) if each.current is not None]
+        if readings:
+            return max(readings)
+    return None
+
+
+def frequency_hertz() -> float | None:
+    """Return the cores' mean clock rate now; None when the system does not tell."""
+    try:
+        frequency = psutil.cpu_freq()
+    except (AttributeError, OSError, NotImplementedError, psutil.Error):
+        return None
+    return float(frequency.current) * 1e6 if frequency is not None and frequency.current else None
+
+
+class CpuSeconds(NamedTuple):
+    """What the processors that this process may use have done since the system's start."""
+
+    busy: float
+    """Seconds of work, for any program; of all processors together."""
+    stolen: float
+    """Seconds that a hypervisor gave to others."""
+    cpus: int
+
+
+def cpu_seconds() -> CpuSeconds | None:
+    """Return the processors' counters; their steps are 10 ms. None when the system does not tell."""
+    try:
+        times = psutil.cpu_times(percpu=True)
+    except (OSError, psutil.Error):
+        return None
+    chosen = [times[cpu] for cpu in _affinity() if cpu < len(times)] or times
+    stolen = sum(float(getattr(each, "steal", 0.0)) for each in chosen)
+    return CpuSeconds(sum(map(_busy, chosen)) - stolen, stolen, len(chosen))
+
+
+class ProcessCounters(NamedTuple):
+    """What one process has used."""
+
+    cpu_seconds: float
+    rss_bytes: int
+    stopped: bool
+    """It stands still because somebody told the system so."""
+    major_faults: int | None = None
+    """How often it waited for a page from the disk; None where the system does not tell it apart."""
+
+
+def process_counters(process_id: int) -> ProcessCounters | None:
+    """Return what a process has used by now; None if there is none."""
+    try:
+        process = psutil.Process(process_id)
+        with process.oneshot():
+            times = process.cpu_times()
+            stopped = process.status() == psutil.STATUS_STOPPED
+            return ProcessCounters(
+                float(times.user) + float(times.system), int(process.memory_info().rss), stopped
+            )
+    except (psutil.Error, OSError):
+        return None
+
+
 class OtherProcessesLoad:
     """Measures how many cores other processes keep busy."""
 
@@ -229,7 +348,11 @@ def _busy_seconds(cpus: list[int]) -> float:
     """Return the seconds that these logical processors (all, if none are named) were busy since the start."""
     times = psutil.cpu_times(percpu=True)
     chosen = [times[cpu] for cpu in cpus if cpu < len(times)] or times
-    return sum(float(getattr(each, field, 0.0)) for each in chosen for field in _BUSY_FIELDS)
+    return sum(map(_busy, chosen))
+
+
+def _busy(times: object) -> float:
+    return sum(float(getattr(times, field, 0.0)) for field in _BUSY_FIELDS)
 
 
 def _read(path: Path) -> str | None:

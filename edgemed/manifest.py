@@ -13,6 +13,8 @@ from edgemed.languages import text as _
 
 MANIFEST_NAME = "manifest.json"
 MODEL_CARD_NAME = "MODEL_CARD.md"
+REFERENCE_LOGITS_NAME = "reference_logits.bin"
+"""See `reference_logits.py`."""
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")]
@@ -129,6 +131,8 @@ class ModelManifest(_Struct, frozen=True, kw_only=True):
     check: CheckSummary | None = None
     unchecked: bool = False
     """Packed although a check failed or none was made; said wherever the model is shown."""
+    reference_logits_sha256: Sha256 | None = None
+    """Of the pack's reference logits; None when it has none."""
     chat_template: str | None = None
     """Used when the GGUF carries none."""
     system_prompt: str | None = None

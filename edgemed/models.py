@@ -45,6 +45,7 @@ from edgemed.languages import text as _
 from edgemed.manifest import (
     MANIFEST_NAME,
     MODEL_CARD_NAME,
+    REFERENCE_LOGITS_NAME,
     ModelFile,
     ModelManifest,
     ModelShape,
@@ -69,6 +70,7 @@ _INSTALLED_NAME = "installed.json"
 _LOCK_NAME = ".lock"
 _INCOMING = ".incoming-"
 _CHUNK_BYTES = 4 * 2**20
+_MAX_REFERENCE_BYTES = 64 * 2**20
 _MAX_TEXT_FILE_BYTES = 2**20
 _KEPT_HASHES = 100
 # Left for conversations and logs: a full disk would lose the next answer.
@@ -699,10 +701,23 @@ def _fill(plan: _Plan, origin: Origin | None, staged: Path, progress: Progress, 
         if card.exists():
             _check_plain(card, _MAX_TEXT_FILE_BYTES)
             _copy(card, staged / MODEL_CARD_NAME, _size(card), _Counter(_no_progress, 0))
+        if manifest.reference_logits_sha256 is not None:
+            _copy_reference(plan.folder / REFERENCE_LOGITS_NAME, staged, manifest.reference_logits_sha256)
     with _storage(staged):
         write_durably(staged / MANIFEST_NAME, encode_manifest(manifest))
         write_durably(staged / _INSTALLED_NAME, _encode_installed(staged, manifest))
     read_manifest(staged / MANIFEST_NAME)
+
+
+def _copy_reference(source: Path, staged: Path, sha256: str) -> None:
+    if not source.exists():
+        raise ModelCorrupt(_("{path} is missing.", path=source), hint=_(COPY_AGAIN))
+    _check_plain(source, _MAX_REFERENCE_BYTES)
+    if _copy(source, staged / REFERENCE_LOGITS_NAME, _size(source), _Counter(_no_progress, 0)) != sha256:
+        raise ModelCorrupt(
+            _("{name} is damaged: its SHA-256 is not the one in the manifest.", name=source.name),
+            hint=_(COPY_AGAIN),
+        )
 
 
 def _copy(source: Path, target: Path, size_bytes: int, done: "_Counter") -> str:

@@ -13,10 +13,11 @@ import secrets
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from edgemed.errors import FileInUse, StorageError
 from edgemed.languages import later
@@ -311,6 +312,37 @@ def c_strlen() -> Any:
     return ctypes.CDLL(None).strlen
 
 
+# Clocks.
+
+
+def awake_ns() -> int:
+    """Return a clock that never goes back and stands still while the machine sleeps."""
+    if sys.platform == "win32":
+        return _windows_interrupt_time_ns("QueryUnbiasedInterruptTimePrecise")
+    return time.monotonic_ns()
+
+
+def since_boot_ns() -> int:
+    """Return a clock that never goes back and goes on while the machine sleeps.
+
+    Where the system has none it is the same as `awake_ns`: a sleep then shows in the wall clock alone.
+    """
+    if sys.platform == "win32":
+        return _windows_interrupt_time_ns("QueryInterruptTimePrecise")
+    if sys.platform == "linux":
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return time.monotonic_ns()
+
+
+def _windows_interrupt_time_ns(function: str) -> int:
+    if sys.platform == "win32":
+        ticks = ctypes.c_ulonglong()
+        # Since Windows 10; in units of 100 ns.
+        getattr(ctypes.WinDLL("kernelbase"), function)(ctypes.byref(ticks))
+        return ticks.value * 100
+    raise NotImplementedError(function)
+
+
 # What Windows knows of the processor; `machine.py` reads the same from Linux's files.
 
 
@@ -333,3 +365,109 @@ def windows_cpu_features() -> frozenset[str]:
         present = ctypes.windll.kernel32.IsProcessorFeaturePresent
         return frozenset(name for name, number in _WINDOWS_CPU_FEATURES.items() if present(number))
     return frozenset()
+
+
+# What Windows knows of power; `machine_counters.py` reads the same from Linux's files.
+
+_SYSTEM_BATTERY_STATE = 5
+_WINDOWS_POWER_PLANS = {
+    "a1841308-3541-4fab-bc81-f71556f20b4a": "power saver",
+    "381b4222-f694-41f0-9685-ff5bb260df2e": "balanced",
+    "8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c": "high performance",
+    "e9a42b02-d5df-448d-aa00-03f14749eb61": "ultimate performance",
+}
+_DEVICES_PRESENT = 0
+_OPEN_EXISTING = 3
+_GENERIC_READ = 0x80000000
+_SHARED = 3
+
+
+class _BatteryState(ctypes.Structure):
+    """SYSTEM_BATTERY_STATE of winnt.h."""
+
+    _fields_: ClassVar = [
+        ("ac_on_line", ctypes.c_ubyte),
+        ("battery_present", ctypes.c_ubyte),
+        ("charging", ctypes.c_ubyte),
+        ("discharging", ctypes.c_ubyte),
+        ("spare", ctypes.c_ubyte * 4),
+        ("full_milliwatt_hours", ctypes.c_uint32),
+        ("left_milliwatt_hours", ctypes.c_uint32),
+        ("milliwatts", ctypes.c_int32),
+        ("left_seconds", ctypes.c_uint32),
+        ("default_alerts", ctypes.c_uint32 * 2),
+    ]
+
+
+def windows_battery() -> tuple[int, int, int, bool] | None:
+    """Return what the battery holds (mWh), holds when full (mWh), gives (mW), and whether it discharges.
+
+    None on other systems, without a battery, and where the battery counts in other units.
+    """
+    if sys.platform == "win32":
+        state = _BatteryState()
+        failed = ctypes.windll.powrprof.CallNtPowerInformation(
+            _SYSTEM_BATTERY_STATE, None, 0, ctypes.byref(state), ctypes.sizeof(state)
+        )
+        unknown = state.left_milliwatt_hours == 0xFFFFFFFF or not state.full_milliwatt_hours
+        if failed or not state.battery_present or unknown:
+            return None
+        return (
+            state.left_milliwatt_hours,
+            state.full_milliwatt_hours,
+            abs(state.milliwatts),
+            bool(state.discharging),
+        )
+    return None
+
+
+def windows_power_plan() -> str | None:
+    """Return the name of the power plan in use, `other` for one that a person made; None elsewhere."""
+    if sys.platform == "win32":
+        scheme = ctypes.POINTER(ctypes.c_ubyte * 16)()
+        if ctypes.windll.powrprof.PowerGetActiveScheme(None, ctypes.byref(scheme)):
+            return None
+        try:
+            name = str(uuid.UUID(bytes_le=bytes(scheme.contents)))
+        finally:
+            ctypes.windll.kernel32.LocalFree(scheme)
+        return _WINDOWS_POWER_PLANS.get(name, "other")
+    return None
+
+
+def windows_devices(interface_class: str) -> list[str]:
+    """Return the names under which the devices of a class (its GUID) can be opened; empty elsewhere."""
+    if sys.platform == "win32":
+        manager = ctypes.WinDLL("cfgmgr32")
+        guid = (ctypes.c_ubyte * 16)(*uuid.UUID(interface_class).bytes_le)
+        size = ctypes.c_uint32()
+        if manager.CM_Get_Device_Interface_List_SizeW(
+            ctypes.byref(size), ctypes.byref(guid), None, _DEVICES_PRESENT
+        ):
+            return []
+        names = ctypes.create_unicode_buffer(size.value)
+        if manager.CM_Get_Device_Interface_ListW(ctypes.byref(guid), None, names, size, _DEVICES_PRESENT):
+            return []
+        return [name for name in ctypes.wstring_at(names, size.value).split("\0") if name]
+    return []
+
+
+def windows_device_request(device: str, request: int, reply_bytes: int) -> bytes | None:
+    """Ask a device's driver for something that needs no input; None if it refuses, and elsewhere."""
+    if sys.platform == "win32":
+        kernel = ctypes.WinDLL("kernel32")
+        kernel.CreateFileW.restype = ctypes.c_void_p
+        handle = kernel.CreateFileW(
+            ctypes.c_wchar_p(device), ctypes.c_uint32(_GENERIC_READ), _SHARED, None, _OPEN_EXISTING, 0, None
+        )
+        if handle is None or handle == ctypes.c_void_p(-1).value:
+            return None
+        reply, returned = ctypes.create_string_buffer(reply_bytes), ctypes.c_uint32()
+        try:
+            done = kernel.DeviceIoControl(
+                ctypes.c_void_p(handle), request, None, 0, reply, reply_bytes, ctypes.byref(returned), None
+            )
+        finally:
+            kernel.CloseHandle(ctypes.c_void_p(handle))
+        return reply.raw[: returned.value] if done else None
+    return None

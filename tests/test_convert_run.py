@@ -403,3 +403,54 @@ def test_ctrl_c_ends_it_at_once_without_half_a_file(
     assert not (place / "out" / "check.json").exists()
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+QUESTION_ANSWER = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
+def write_trained_adapter(folder: Path, modules: str, target: str, template: str) -> Path:
+    """Write an adapter of a square matrix of both layers, with the template it was trained with."""
+    shapes = {f"{modules.format(layer)}.{target}.weight": (256, 256) for layer in range(2)}
+    write_adapter(folder, adapter_weights(random_arrays(shapes, 3), (target,)), target_modules=[target])
+    (folder / "chat_template.jinja").write_bytes(template.encode())
+    return folder
+
+
+def test_a_base_without_a_template_gets_that_of_its_adapters_training(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny_models.build("gpt2", place / "gpt2")
+    (base / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    write_trained_adapter(place / "qa", "transformer.h.{}", "attn.c_proj", QUESTION_ANSWER)
+    arguments = ["gpt2", "--adapter", "qa", "--types", "F16", "--pack", "--out"]
+    assert run(*arguments, "out") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"template {Path('qa/chat_template.jinja')}, the one of the adapter's training" in said
+
+    def template(out: str) -> str:
+        (manifest,) = Path(out).glob("*.pack/manifest.json")
+        return str(json.loads(manifest.read_bytes())["chat_template"])
+
+    assert template("out") == QUESTION_ANSWER
+    (place / "named.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+    assert run(*arguments, "two", "--chat-template", "named.jinja") == 0
+    assert template("two") == "{{ messages[0].content }}"
+    # Another template makes another pack.
+    (place / "qa" / "chat_template.jinja").write_text("{{ messages }} other", encoding="utf-8")
+    assert run(*arguments, "out", "--overwrite") == 0
+    assert template("out") == "{{ messages }} other"
+
+
+@pytest.mark.parametrize(("theirs", "is_told"), [("own", False), ("another", True)])
+def test_a_base_with_a_template_keeps_it_and_another_ones_is_told(
+    place: Path, capsys: pytest.CaptureFixture[str], theirs: str, is_told: bool
+) -> None:
+    own = "{{ messages[0].content }}{% if add_generation_prompt %}:{% endif %}"
+    (place / "tiny" / "chat_template.jinja").write_text(own, encoding="utf-8")
+    template = own if theirs == "own" else QUESTION_ANSWER
+    write_trained_adapter(place / "qa", "model.layers.{}.self_attn", "q_proj", template)
+    assert run("tiny", "--adapter", "qa", "--types", "F16", "--pack", "--out", "out") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("the model's own, NOT that of the adapter's training" in said) == is_told
+    (manifest,) = Path("out").glob("*.pack/manifest.json")
+    assert json.loads(manifest.read_bytes()).get("chat_template") is None

@@ -10,9 +10,14 @@ import pytest
 
 from edgemed.cli import cli
 from edgemed.manifest import ModelManifest
+from edgemed.records import Record
 
 ROOT = Path(__file__).parents[1]
-SCHEMA = ROOT / "docs" / "reference" / "model_manifest.schema.json"
+REFERENCE = ROOT / "docs" / "reference"
+SCHEMAS = {
+    REFERENCE / "model_manifest.schema.json": ModelManifest,
+    REFERENCE / "benchmark_record.schema.json": Record,
+}
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
@@ -46,15 +51,17 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert target.startswith("https://") or (path.parent / target).exists(), target
 
 
-def test_the_published_schema_is_that_of_the_code() -> None:
+@pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.name)
+def test_the_published_schema_is_that_of_the_code(path: Path) -> None:
     """Write it again with: python -m tests.test_docs"""
-    assert SCHEMA.read_bytes() == _schema()
+    assert path.read_bytes() == _schema(path)
 
 
-def _schema() -> bytes:
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(ModelManifest)), indent=2) + b"\n"
+def _schema(path: Path) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(SCHEMAS[path])), indent=2) + b"\n"
 
 
 if __name__ == "__main__":
-    SCHEMA.parent.mkdir(parents=True, exist_ok=True)
-    SCHEMA.write_bytes(_schema())
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for path in SCHEMAS:
+        path.write_bytes(_schema(path))

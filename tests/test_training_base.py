@@ -81,10 +81,16 @@ def _write(path: Path, pairs: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
 
 
+def _recipe(source: Path | str, *overrides: str) -> BaseRecipe:
+    recipe = load_base_recipe(source, overrides)
+    assert isinstance(recipe, BaseRecipe)
+    return recipe
+
+
 def _train(folder: Path, name: str, *overrides: str, data: str = "pairs.jsonl", **options: Any) -> Any:
     from edgemed_training.base_train import train_base
 
-    recipe = load_base_recipe(folder / "tiny.toml", overrides)
+    recipe = _recipe(folder / "tiny.toml", *overrides)
     return train_base(recipe, data=folder / data, out=folder / name, **options)
 
 
@@ -220,7 +226,7 @@ def test_muon_takes_the_steps_that_torchs_own_takes() -> None:
 def test_learning_rates_rise_stay_and_fall_to_a_last_step_that_still_counts() -> None:
     train = TrainSection(steps=10, warmup_steps=2, decay_steps=4)
     assert [train.rate_share(step) for step in range(10)] == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
-    shown = load_base_recipe("base/edge_base_8m").train
+    shown = _recipe("base/edge_base_8m").train
     assert [shown.rate_share(step) for step in (0, 99, 1352, 1672, 1991)] == pytest.approx(
         [0.01, 1, 1, 0.5, 1 / 640]
     )
@@ -253,7 +259,7 @@ def test_the_recipe_that_comes_with_edgemed_has_the_shape_of_the_shared_model() 
     from safetensors import safe_open
 
     assert "base/edge_base_8m" in base_recipe_names()
-    model = build_model(load_base_recipe("base/edge_base_8m"))
+    model = build_model(_recipe("base/edge_base_8m"))
     ours = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     assert sum(parameter.numel() for parameter in model.parameters()) == 8_392_960
     folder = shared_path("models", "edge-base-8m")

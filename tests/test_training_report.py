@@ -1,9 +1,12 @@
 """The report shows what was measured, nothing that was not, and never lets data become markup."""
 
+import importlib.util
 import math
 import re
+import struct
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,19 +14,21 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from click.testing import CliRunner
+from edgemed_training import plots
 from edgemed_training import sweep as sweep_module
 from edgemed_training.base_model import BaseModel
 from edgemed_training.card import CARD_NAME, EncodingFacts, TrainingCard
 from edgemed_training.checkpoints import RunIdentity, file_sha256
 from edgemed_training.cli import _run, cli
-from edgemed_training.errors import DataError, RecipeError
+from edgemed_training.errors import DataError, RecipeError, TrainingError
 from edgemed_training.evaluate import ANSWERS_NAME, EVALUATION_NAME, AnswerLine, Evaluation, SystemScores
-from edgemed_training.plots import LARGEST_COUNT, Line, line_chart, standalone, thinned
+from edgemed_training.plots import LARGEST_COUNT, Line, line_chart, png, standalone, thinned
 from edgemed_training.recipe import EvalSection, LoraSection, Recipe, load_recipe
 from edgemed_training.report import write_report
-from edgemed_training.scoring import DEFINITIONS, Score
+from edgemed_training.scoring import DEFINITIONS, TOKEN_ACCURACY, Score
 from edgemed_training.sweep import Sweep, sweep, table
 
+from edgemed.errors import EdgemedError, MissingExtra
 from tests.training_models import write_data
 
 SHA = "a" * 64
@@ -211,14 +216,119 @@ def test_a_missing_or_damaged_folder_is_one_sentence(
     assert not out.exists()
 
 
+needs_font = pytest.mark.skipif(
+    importlib.util.find_spec("resvg_py") is None or not plots.draws_text(), reason="no resvg-py, or no font"
+)
+
+
+@needs_font
 def test_charts_are_files_of_their_own(run_folder: Path, tmp_path: Path) -> None:
     options = ["--out", str(tmp_path / "report.html"), "--plots", str(tmp_path / "plots"), "--json"]
     done = CliRunner().invoke(cli, ["report", str(run_folder), *options])
     assert done.exit_code == 0
     files = [Path(name).name for name in msgspec.json.decode(done.stdout)["files"]]
-    assert files == ["report.html", "first-run-loss.svg", "first-run-scores.svg"]
-    for name in files[1:]:
-        assert ElementTree.parse(tmp_path / "plots" / name).getroot().tag.endswith("svg")
+    charts = ["first-run-loss", "first-run-scores"]
+    assert files == ["report.html", *(f"{name}{end}" for end in (".svg", ".png") for name in charts)]
+    for name in charts:
+        assert ElementTree.parse(tmp_path / "plots" / f"{name}.svg").getroot().tag.endswith("svg")
+        assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_runs_of_one_name_keep_their_own_charts(tmp_path: Path) -> None:
+    first, second = (write_run(tmp_path / place / "run") for place in ("a", "b"))
+    lines = [{"step": 1, "loss": 7.5, "epoch": 1.0}]
+    (second / "log.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    write_report([first, second, first], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"<h2>Training: (.*?)</h2>", text) == ["a/run", "b/run"]
+    assert text.count("<figure>") == 3  # only the first has scores
+
+
+@needs_font
+def test_a_png_shows_lines_marks_and_text_in_their_colours() -> None:
+    """What the renderer does not understand it leaves out in silence: variables, families, styles."""
+    points = [(0.0, 1.0), (1.0, 2.0)]
+    svg = line_chart("t", "an axis", [Line("a line", points, has_marks=True)])
+    drawn = png(svg)
+    width, height = struct.unpack(">II", drawn[16:24])
+    assert (width, height) == (3 * 360, 3 * (210 + 17))
+    for what in (
+        r"<text .*?</text>",
+        r"<circle .*?/>",
+        r'<path class="line" .*?/>',
+        r'<path class="grid" .*?/>',
+    ):
+        assert len(png(re.sub(what, "", svg))) < len(drawn), what
+    assert png(svg.replace("var(--c0)", "#fff")) != drawn
+
+
+@pytest.mark.parametrize(
+    ("lacking", "error", "sentence"),
+    [("library", MissingExtra, "PNG need resvg-py"), ("font", TrainingError, "no font")],
+)
+def test_what_png_lacks_is_said_when_all_else_is_written(
+    lacking: str,
+    error: type[EdgemedError],
+    sentence: str,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if lacking == "library":
+        monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    else:
+        import resvg_py
+
+        real = resvg_py.svg_to_bytes
+        monkeypatch.setattr(
+            resvg_py, "svg_to_bytes", lambda **options: real(**options, skip_system_fonts=True)
+        )
+        plots.draws_text.cache_clear()
+    try:
+        with pytest.raises(error, match=sentence):
+            write_report([run_folder], tmp_path / "report.html", plots=tmp_path / "plots")
+    finally:
+        plots.draws_text.cache_clear()
+    assert (tmp_path / "report.html").exists()
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
+        "first-run-loss.svg",
+        "first-run-scores.svg",
+    ]
+
+
+def test_token_accuracy_is_drawn_with_its_definition_where_it_was_recorded(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report.html"
+    write_report([run_folder], out)
+    assert "Token accuracy was not recorded." in out.read_text(encoding="utf-8")
+    line = {"step": 4, "eval_loss": 1.0, "eval_bleu": 8.0, "eval_token_accuracy": 0.5, "epoch": 2.0}
+    with (run_folder / "log.jsonl").open("ab") as file:
+        file.write(msgspec.json.encode(line) + b"\n")
+    write_report([run_folder], out)
+    text = out.read_text(encoding="utf-8")
+    assert f"Token accuracy: {escape(TOKEN_ACCURACY)}." in text and ">token accuracy</text>" in text
+
+
+def test_table_4_is_printed_and_given_to_machines(tmp_path: Path) -> None:
+    mistral = load_recipe("paper/mistral-7b").base.name
+    scored = write_evaluation(tmp_path / "scored", base_model=mistral)
+    command = ["report", str(scored), "--out", str(tmp_path / "report.html")]
+    said = CliRunner().invoke(cli, command).stdout
+    assert max(map(len, said.split("\n\n", 1)[1].splitlines())) <= 80
+    rows = [[line[:15].strip(), line[15:42].strip(), line[42:]] for line in said.splitlines()]
+    assert ["model", "study value", "ours"] in rows
+    assert ["Mistral 7B", "0.28 (largest)", "0.250 [0.125, 0.500] (largest 0.7)"] in rows
+    assert ["Mistral 7B", "1", "25.0% [12.5, 50.0]"] in rows
+    assert ["Llama 2 7B", "0.2 to 0.3", "not run: needs weights"] in rows
+    assert ["Llama 3 8B", "not recorded here", "not run: needs weights"] in rows
+    assert "Definition (ours): mean of token F1" in said
+    table_4 = msgspec.json.decode(CliRunner().invoke(cli, [*command, "--json"]).stdout)["table_4"]
+    assert len(table_4) == 25
+    (row,) = [row for row in table_4 if row["model"] == "Mistral 7B" and row["measure"] == "exact_match"]
+    assert row["ours"] == {"value": 25.0, "low": 12.5, "high": 50.0}
+    assert (row["study_value"], row["not_run"]) == ("1", None) and "spaces aside" in row["definition"]
+    assert sum(row["not_run"] == "not run: needs weights" for row in table_4) == 20
 
 
 def test_a_line_chart_survives_any_values() -> None:

@@ -173,7 +173,8 @@ def test_gradients_are_those_of_the_dequantized_model_before_and_after_an_evalua
     assert difference(gradients(model, [batch]), expected) < 1e-6
 
 
-def test_a_packed_gradient_is_the_padded_gradient(place: Place) -> None:
+def test_a_packed_gradient_is_the_padded_gradient(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgemed_training import attention
     from edgemed_training.attention import ATTENTION_NAME, register_varlen_attention
     from edgemed_training.loss import use_answer_loss
     from edgemed_training.packing import PackedCollator, PaddedCollator, VarlenCollator, pack, unpacked
@@ -185,9 +186,19 @@ def test_a_packed_gradient_is_the_padded_gradient(place: Place) -> None:
     assert len(rows) < len(found)
     padded = gradients(model, [PaddedCollator(0)(unpacked(found))])
     assert difference(gradients(model, [PackedCollator(0)(rows)]), padded) < 1e-5
+    masks: list[Any] = []
+    attend = attention._attention
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        masks.append(arguments[4])
+        return attend(*arguments, **options)
+
+    monkeypatch.setattr(attention, "_attention", noted)
     register_varlen_attention()
     model.get_base_model().set_attn_implementation(ATTENTION_NAME)
     assert difference(gradients(model, [VarlenCollator()(rows)]), padded) < 1e-5
+    # With 32,768 tokens a mask would take 1 GiB, and nobody reads it.
+    assert masks and all(mask is None for mask in masks)
 
 
 def test_the_loss_is_the_models_own(place: Place) -> None:
@@ -307,14 +318,14 @@ def heldout_loss_of(place: Place, adapter: Path) -> float:
     from edgemed_training import qlora
     from edgemed_training.loss import use_answer_loss
     from edgemed_training.packing import PaddedCollator, unpacked
-    from edgemed_training.run_plan import heldout_loss
+    from edgemed_training.run_plan import heldout_scores
 
     base = BaseModel.read(place.base)
     model = qlora.load_base(base, RECIPE)
     model = qlora.load_adapter(model, adapter, base_sha256=base.fingerprint(), base=base)
     use_answer_loss(model.get_base_model())
     rows = unpacked(examples(place, HELDOUT_NAME))
-    return heldout_loss(model, Accelerator(cpu=True), rows, PaddedCollator(0), RECIPE)
+    return heldout_scores(model, Accelerator(cpu=True), rows, PaddedCollator(0), RECIPE).loss
 
 
 @pytest.mark.parametrize(("loss", "steps"), [(float("nan"), 1), (float("inf"), 1), (9.0, 60)])
@@ -345,6 +356,14 @@ def test_gpt2_is_trained_without_a_template_at_its_own_length(place: Place) -> N
 # Resume.
 
 
+def evaluations(run: Path) -> list[dict[str, float]]:
+    """Return the evaluations in a run's log, without the time that they were made."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = [line | {"seconds": 0.0} for line in lines if "eval_loss" in line]
+    assert all("eval_token_accuracy" in line for line in found)
+    return found
+
+
 def sound(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoint-*"))
 
@@ -355,6 +374,7 @@ def test_after_a_kill_the_same_command_goes_on_with_the_same_losses_to_the_last_
     report = place.train("resumed")
     assert report.resumed_from == "checkpoint-6"
     assert read_losses(killed / "log.jsonl") == read_losses(place.folder / "whole" / "log.jsonl")
+    assert evaluations(killed) == evaluations(place.folder / "whole")
     weights = [
         folder / "adapter" / "adapter_model.safetensors" for folder in (killed, place.folder / "whole")
     ]
@@ -431,6 +451,19 @@ def test_a_run_of_another_recipe_base_or_data_is_refused(place: Place) -> None:
         place.train("other", base=make_base(place.folder / "other-base", seed=9))
     with pytest.raises(CheckpointDamaged, match="another training data"):
         place.train("other", data=write_data(place.folder / "other-data", train=23))
+
+
+def test_a_run_refused_at_its_start_does_not_keep_its_folder(place: Place, tmp_path: Path) -> None:
+    """The corrected recipe was refused as another one, though nothing had been trained."""
+    identity = checkpoints.RunIdentity(
+        recipe_sha256="0" * 64, base_sha256="1" * 64, train_sha256="2" * 64, heldout_sha256="3" * 64
+    )
+    corrected = msgspec.structs.replace(identity, recipe_sha256="4" * 64)
+    checkpoints.claim_folder(tmp_path / "run", identity)
+    checkpoints.claim_folder(tmp_path / "run", corrected)
+    (tmp_path / "run" / "checkpoint-1").mkdir()
+    with pytest.raises(CheckpointDamaged, match="another recipe"):
+        checkpoints.claim_folder(tmp_path / "run", identity)
 
 
 # What is refused.
@@ -620,6 +653,8 @@ def test_two_processes_train_as_one_with_twice_the_rows(place: Place) -> None:
     single = json.loads((place.folder / "alone" / "training_card.json").read_bytes())
     for ours, theirs in zip(card["evaluations"], single["evaluations"], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        # One token of all may stand at a tie.
+        assert ours["token_accuracy"] == pytest.approx(theirs["token_accuracy"], abs=0.01)
 
 
 @pytest.mark.slow

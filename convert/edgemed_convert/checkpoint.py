@@ -76,12 +76,10 @@ class Checkpoint:
             CheckpointError: a file is missing, damaged, pickled, or does not agree with the others.
             UnsupportedArchitecture: the model reads more than text.
         """
-        _refuse_other_things(folder)
-        config = read_json(folder / CONFIG_NAME, error=CheckpointError)
+        config = read_config(folder)
         architecture = _architecture(folder, config)
-        weight_files = _weight_files(folder)
-        weights = _weights(folder, weight_files)
-        _check_completeness(folder, config, architecture, weights)
+        weights, weight_files = read_weights(folder)
+        check_completeness(folder, config, architecture, weights)
         return cls(
             folder=folder,
             config=config,
@@ -110,6 +108,26 @@ class Checkpoint:
         config.json: the file's SHA-256 in hexadecimal, two spaces, its name, a line feed.
         """
         return files_fingerprint([*self.weight_files, self.folder / CONFIG_NAME], progress)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json of a model folder; nothing in it is judged.
+
+    Raises:
+        CheckpointError: no such folder, or no such file that is JSON.
+    """
+    _refuse_other_things(folder)
+    return read_json(folder / CONFIG_NAME, error=CheckpointError)
+
+
+def read_weights(folder: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
+    """Read the headers of a folder's weights: its tensors by name, without buffers, and its files.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, pickled, or does not agree with the others.
+    """
+    weight_files = _weight_files(folder)
+    return _weights(folder, weight_files), weight_files
 
 
 def embedding_name(weights: Iterable[str]) -> str:
@@ -151,18 +169,24 @@ def read_json(path: Path, *, error: type[ModelError]) -> dict[str, Any]:
 
 def files_fingerprint(paths: Iterable[Path], progress: Progress = no_progress) -> str:
     """Return the SHA-256 over lines of SHA-256, two spaces and file name."""
+    lines = "".join(f"{sha256}  {path.name}\n" for path, sha256 in files_sha256(paths, progress))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def files_sha256(paths: Iterable[Path], progress: Progress = no_progress) -> list[tuple[Path, str]]:
+    """Return each file with its SHA-256."""
     paths = list(paths)
     total = sum(path.stat().st_size for path in paths)
     done = 0
-    lines = hashlib.sha256()
+    found = []
     for path in paths:
         digest = hashlib.sha256()
         for data in _pieces(path):
             digest.update(data)
             done += len(data)
             progress("fingerprint", done, total)
-        lines.update(f"{digest.hexdigest()}  {path.name}\n".encode())
-    return lines.hexdigest()
+        found.append((path, digest.hexdigest()))
+    return found
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -200,7 +224,7 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
     if "text_config" in config or "vision_config" in config:
         raise UnsupportedArchitecture(
             f"{folder} is a {name}: a model of several media around a text model.",
-            hint="Load its text model alone in transformers (Gemma3ForCausalLM), save it, and use that.",
+            hint="For Gemma 3, `edgemed-convert text-model FOLDER --out DIR` writes its text model; use it.",
         )
     quantization = config.get("quantization_config")
     if quantization:
@@ -309,10 +333,14 @@ def _check_numbers(tensor: StoredTensor) -> None:
         raise CheckpointError(f"{tensor.path} holds no numbers for {tensor.name}.", hint=COPY_AGAIN)
 
 
-def _check_completeness(
+def check_completeness(
     folder: Path, config: dict[str, Any], architecture: str, weights: Iterable[str]
 ) -> None:
-    """Refuse a model of a known family without some layers, or a tensor that its other layers have."""
+    """Refuse a model of a known family without some layers, or a tensor that its other layers have.
+
+    Raises:
+        CheckpointError: names what is missing.
+    """
     if architecture not in _EVEN:
         return
     layers: dict[int, set[str]] = {}

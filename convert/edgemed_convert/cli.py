@@ -173,6 +173,29 @@ def merge_command(base: Path, adapters: tuple[str, ...], out: Path, dtype: str |
         _print("The output head is a matrix of its own now; in the base it was the embedding.")
 
 
+@cli.command("text-model")
+@click.argument("folder", type=PATH)
+@FOLDER_OPTION
+@JSON_OPTION
+def text_model_command(folder: Path, out: Path, as_json: bool) -> None:
+    """Write the text model of the Gemma 3 folder FOLDER, which reads images too.
+
+    Training and the other commands take the new folder.
+    """
+    from edgemed_convert.output import readable_bytes
+    from edgemed_convert.text_model import write_text_model
+
+    progress = _progress()
+    report = write_text_model(folder, out, progress=progress)
+    progress.clear()
+    if as_json:
+        _echo_json(report)
+        return
+    _print(f"{report.folder}: {report.tensors} tensors, {readable_bytes(report.size_bytes)}")
+    left_out = ", ".join(f"{count} of {part}" for part, count in report.left_out.items())
+    _print(f"Left out: {left_out or 'nothing'}.")
+
+
 @cli.command("export")
 @click.argument("model", type=PATH)
 @ADAPTER_OPTION

@@ -29,6 +29,7 @@ from edgemed_convert.output import Progress, check_free_space, new_folder, no_pr
 from edgemed_convert.safetensors_file import (
     StoredTensor,
     Tensor,
+    Weights,
     all_finite,
     encode_header,
     from_float32,
@@ -41,7 +42,8 @@ SHARD_BYTES = 5 * 10**9
 TypeName = Literal["F32", "F16", "BF16"]
 
 _BLOCK_BYTES = 16 * 2**20
-_ROOM_FOR_OTHER_FILES = 64 * 2**20
+ROOM_FOR_OTHER_FILES = 64 * 2**20
+"""What tokenizer, configs and notes need at most beside the weights."""
 _CONFIG_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -93,25 +95,64 @@ def write_merged(
         UsageError: the target exists.
         StorageError: the disk is too small, full, or read-only.
     """
-    entries = [_Entry(name, tensor, type_name or tensor.type_name) for name, tensor in model.weights.items()]
-    size_bytes = sum(entry.size_bytes for entry in entries)
-    check_free_space(target.parent, size_bytes + _ROOM_FOR_OTHER_FILES)
-    shards = _shards(entries, shard_bytes)
+    size_bytes = weights_bytes(model.weights, type_name)
+    check_free_space(target.parent, size_bytes + ROOM_FOR_OTHER_FILES)
     with new_folder(target) as folder:
-        done = 0
-        for name, shard in shards.items():
-            done = _write_shard(folder / name, shard, done, size_bytes, progress)
-        if len(shards) > 1:
-            _write_json(folder / INDEX_NAME, _index(shards, size_bytes))
+        written = write_weights(
+            model.weights, folder, type_name=type_name, shard_bytes=shard_bytes, progress=progress
+        )
         _write_other_files(model, folder, type_name)
+    base = _base(model).weights
     return MergeReport(
         folder=target,
-        weight_files=tuple(shards),
-        tensors=len(entries),
-        adapted=sum(entry.tensor is not _base(model).weights.get(entry.name) for entry in entries),
+        weight_files=written,
+        tensors=len(model.weights),
+        adapted=sum(tensor is not base.get(name) for name, tensor in model.weights.items()),
         size_bytes=size_bytes,
         untied=HEAD in model.weights and HEAD not in _base(model).weights,
     )
+
+
+def weights_bytes(weights: Weights, type_name: TypeName | None = None) -> int:
+    """Return how many bytes weights take when they are written, headers aside."""
+    return sum(stored_bytes(type_name or tensor.type_name, tensor.shape) for tensor in weights.values())
+
+
+def write_weights(
+    weights: Weights,
+    folder: Path,
+    *,
+    type_name: TypeName | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    stage: str = "merge",
+    progress: Progress = no_progress,
+) -> tuple[str, ...]:
+    """Write weights in a stream into a folder that exists, with an index where they need several files.
+
+    Args:
+        weights: in the order in which they are written.
+        folder: a new one.
+        type_name: of all weights; None keeps each weight's own.
+        shard_bytes: how large one weights file may become.
+        stage: what the progress is called.
+        progress: shown while bytes are written.
+
+    Returns:
+        The names of the weights files.
+
+    Raises:
+        CheckpointError: a weight has NaN or Inf, or is too large for F16.
+    """
+    entries = [_Entry(name, tensor, type_name or tensor.type_name) for name, tensor in weights.items()]
+    size_bytes, done = weights_bytes(weights, type_name), 0
+    shards = _shards(entries, shard_bytes)
+    for name, shard in shards.items():
+        for count in _write_shard(folder / name, shard):
+            done += count
+            progress(stage, done, size_bytes)
+    if len(shards) > 1:
+        write_json(folder / INDEX_NAME, _index(shards, size_bytes))
+    return tuple(shards)
 
 
 def _base(model: Checkpoint | MergedCheckpoint) -> Checkpoint:
@@ -135,16 +176,14 @@ def _shards(entries: Sequence[_Entry], shard_bytes: int) -> dict[str, list[_Entr
     }
 
 
-def _write_shard(path: Path, entries: Sequence[_Entry], done: int, total: int, progress: Progress) -> int:
-    """Write one weights file; return how many bytes of the model are written after it."""
+def _write_shard(path: Path, entries: Sequence[_Entry]) -> Iterator[int]:
+    """Write one weights file; yield how many bytes each write added."""
     with path.open("wb") as file:
         file.write(encode_header([(entry.name, entry.type_name, entry.tensor.shape) for entry in entries]))
         for entry in entries:
             for numbers in _blocks(entry):
                 file.write(numbers.data)
-                done += numbers.nbytes
-                progress("merge", done, total)
-    return done
+                yield numbers.nbytes
 
 
 def _blocks(entry: _Entry) -> Iterator[NDArray[Any]]:
@@ -189,7 +228,7 @@ def _write_other_files(
     if config == _base(model).config:
         shutil.copyfile(model.folder / CONFIG_NAME, folder / CONFIG_NAME)
     else:
-        _write_json(folder / CONFIG_NAME, config)
+        write_json(folder / CONFIG_NAME, config)
     sources = [model.folder / GENERATION_CONFIG_NAME]
     sources += [model.tokenizer_folder / name for name in TOKENIZER_FILES]
     for source in sources:
@@ -197,5 +236,6 @@ def _write_other_files(
             shutil.copyfile(source, folder / source.name)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file as Hugging Face's tools do: indented, its text as it is."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgemed.check_report import CHECK_REPORT_NAME
 from edgemed.errors import UsageError
 from edgemed_convert.adapter import Adapter, MergedCheckpoint, apply_adapters
+from edgemed_convert.adapter_template import template_for_packs, template_sentence
 from edgemed_convert.arguments import checked_name, clean_name
 from edgemed_convert.checkpoint import Checkpoint
 from edgemed_convert.estimate import Need, estimate_need
@@ -157,7 +158,7 @@ def plan_run(
         find_family(model)
     _check_options(options)
     licence = Licence(options.licence, "--license") if options.licence else find_licence(base)
-    facts = _facts(options, base, licence)
+    facts = _facts(options, model, licence)
     name = checked_name(options.name) if options.name else _name(base, opened)
     base_name = options.base_name or base.folder.resolve().name
     exports = _exports(options, model, name, base_name, licence)
@@ -213,6 +214,8 @@ def describe(plan: RunPlan, to_do: Sequence[Stage], need: Need) -> Iterator[tupl
     licence = plan.licence
     yield "licence", f"{licence.name} (from {licence.source})" if licence else "not known"
     yield "output", f"{plan.options.folder}: {', '.join(path.name for path in plan.kept.values())}"
+    if sentence := template_sentence(plan.model, plan.facts.chat_template if plan.facts else None):
+        yield "template", sentence
     done = len(plan_stages(plan)) - len(to_do)
     if not to_do:
         yield "to do", "nothing: everything is done already"
@@ -264,17 +267,24 @@ def _check_options(options: RunOptions) -> None:
             raise UsageError(f"There is no file {path}.", hint="Check the spelling.")
 
 
-def _facts(options: RunOptions, base: Checkpoint, licence: Licence | None) -> PackFacts | None:
+def _facts(
+    options: RunOptions, model: Checkpoint | MergedCheckpoint, licence: Licence | None
+) -> PackFacts | None:
     if options.pack is None:
         return None
     if licence is None:
         raise UsageError(
-            f"Nothing in {base.folder} says under which licence the model may be used.",
+            f"Nothing in {model.folder} says under which licence the model may be used.",
             hint="Look it up where the model came from, and name it: --license apache-2.0",
         )
     facts = options.pack
-    texts = facts.licence_files or tuple(licence_files(base.folder))
-    return dataclasses.replace(facts, licence=facts.licence or licence.name, licence_files=texts)
+    texts = facts.licence_files or tuple(licence_files(model.folder))
+    return dataclasses.replace(
+        facts,
+        licence=facts.licence or licence.name,
+        licence_files=texts,
+        chat_template=facts.chat_template or template_for_packs(model),
+    )
 
 
 def _name(base: Checkpoint, adapters: Sequence[Adapter]) -> str:

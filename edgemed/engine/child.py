@@ -6,6 +6,7 @@ Reads requests from one pipe, writes replies to another, and watches one shared 
 import codecs
 import contextlib
 import ctypes
+import itertools
 import multiprocessing
 import os
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import msgspec
 
 from edgemed import languages, machine, operating_system
-from edgemed.engine import kernels, prefix_state
+from edgemed.engine import kernels, prefix_state, probabilities
 from edgemed.engine.chat_template import ChatTemplate, without_oldest_turn
 from edgemed.engine.llama import ContextFull, Llama, Stopped, llama_cpp_build
 from edgemed.engine.messages import (
@@ -26,6 +27,8 @@ from edgemed.engine.messages import (
     AdapterRequest,
     AskRequest,
     ChatMessage,
+    ChildTimes,
+    DistributionsRequest,
     Done,
     Failure,
     LastWords,
@@ -37,12 +40,14 @@ from edgemed.engine.messages import (
     Rendering,
     Reply,
     Request,
+    ScoreRequest,
+    Scores,
     StopReason,
     Text,
     TurnsLeftOut,
 )
 from edgemed.engine.threads import FixedThreads, ThreadController
-from edgemed.errors import EdgemedError, ModelUnsupported, QuestionTooLong
+from edgemed.errors import EdgemedError, EngineError, ModelUnsupported, QuestionTooLong, UsageError
 from edgemed.languages import text as _
 
 SPIN_COUNT = "100000"
@@ -150,11 +155,16 @@ class _Child:
             except EOFError:
                 return
             try:
-                if isinstance(request, AskRequest):
-                    self._answer(request)
-                elif isinstance(request, AdapterRequest):
-                    self._use_adapter(request.adapter)
-                    self.send(Ready(load_seconds=0.0, llama_cpp_build=self._build))
+                match request:
+                    case AskRequest():
+                        self._answer(request)
+                    case AdapterRequest():
+                        self._use_adapter(request.adapter)
+                        self.send(Ready(load_seconds=0.0, llama_cpp_build=self._build))
+                    case ScoreRequest():
+                        self._score(request)
+                    case DistributionsRequest():
+                        self._tell_distributions(request)
             except EdgemedError as error:
                 self.fail(error)
 
@@ -187,25 +197,33 @@ class _Child:
 
     def _answer(self, request: AskRequest) -> None:
         started = time.perf_counter()
+        cpu_started = time.process_time_ns()
         text, prompt, prefix = self._fit(request)
         reused = 0
         stop_reason: StopReason = "cancelled"
         generated: list[int] = []
+        token_times: list[int] = []
         first_at = last_at = prefilled_at = 0.0
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         written: list[str] = []
         llama = self._llama
         try:
+            if request.reuse != "all":
+                llama.forget()
+            if request.reuse == "nothing":
+                prefix = []
             reused = self._reuse(prompt, prefix)
             started = time.perf_counter()
             self._read_prompt(prompt, prefix)
             prefilled_at = time.perf_counter()
             stop_reason = "length"
             room = min(request.max_tokens, llama.context_length - len(prompt))
-            for token in llama.write(request.sampling, request.seed, room):
+            for token in llama.write(request.sampling, request.seed, room, past_end=request.past_end):
                 last_at = time.perf_counter()
                 first_at = first_at or last_at
                 generated.append(token)
+                if request.asked_at_ns:
+                    token_times.append(time.perf_counter_ns())
                 if piece := decoder.decode(llama.bytes_of(token)):
                     written.append(piece)
                     self.send(Text(piece, len(generated)))
@@ -220,6 +238,16 @@ class _Child:
             self.send(Text(rest, len(generated)))
         self._read_text = text + "".join(written) if prefilled_at else ""
         self._read_ids = prompt + generated
+        times = None
+        if request.asked_at_ns:
+            times = ChildTimes(
+                first_token_ns=token_times[0] - request.asked_at_ns if token_times else None,
+                token_ns=[later - earlier for earlier, later in itertools.pairwise(token_times)],
+                prefill_ns=round(((prefilled_at or time.perf_counter()) - started) * 1e9),
+                cpu_ns=time.process_time_ns() - cpu_started,
+                peak_rss_bytes=machine.peak_rss_bytes(),
+                prompt_ids_sha256=probabilities.prompt_ids_sha256(prompt),
+            )
         self.send(
             Done(
                 stop_reason=stop_reason,
@@ -229,8 +257,81 @@ class _Child:
                 prefill_seconds=(prefilled_at or time.perf_counter()) - started,
                 decode_seconds=last_at - first_at,
                 threads=self._threads.threads,
+                times=times,
             )
         )
+
+    # Scores and distributions.
+
+    def _score(self, request: ScoreRequest) -> None:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        llama = self._llama
+        if request.text is None:
+            prompt = self._template.token_ids(self._render(request.messages))
+            prefix = self._prefix_ids(request.messages)
+            prefix = prefix if prompt[: len(prefix)] == prefix and len(prefix) < len(prompt) else []
+            continuations = [self._template.plain_ids(each) for each in request.continuations]
+        else:
+            pairs = [
+                probabilities.split_continuation(llama, request.text, each) for each in request.continuations
+            ]
+            prompt, prefix = pairs[0][0] if pairs else [], []
+            continuations = [ids for _prompt, ids in pairs]
+        if not prompt or not continuations or not all(continuations):
+            raise UsageError(_("There is nothing to score: the text or a continuation is empty."))
+        self._check_room(len(prompt) + max(map(len, continuations)))
+        try:
+            scores = probabilities.score_continuations(llama, prompt, prefix, continuations)
+        except (Stopped, ContextFull):
+            llama.forget()
+            raise EngineError(_("The scoring was stopped."), hint=_("Start it again.")) from None
+        self.send(
+            Scores(
+                continuations=scores,
+                prompt_tokens=len(prompt),
+                prompt_ids_sha256=probabilities.prompt_ids_sha256(prompt),
+                seconds=time.perf_counter() - started,
+                cpu_seconds=time.process_time() - cpu_started,
+            )
+        )
+
+    def _tell_distributions(self, request: DistributionsRequest) -> None:
+        ids, first = request.token_ids, request.first
+        if ids is None:
+            prompt = self._template.token_ids(self._render(request.messages))
+            ids = prompt + self._template.plain_ids(request.answer)
+            first = len(prompt) - 1 if first is None else first
+        first = first or 0
+        positions, wanted = len(ids) - first, request.wanted
+        if first < 0 or positions < 1 or (wanted is not None and len(wanted) != positions):
+            raise UsageError(_("The positions asked for do not fit the text."))
+        size = self._llama.vocabulary_size
+        if not all(0 <= token < size for token in itertools.chain(ids, *(wanted or []))):
+            raise UsageError(_("A token asked for is not in the model's vocabulary."))
+        self._check_room(len(ids))
+        try:
+            reply = probabilities.token_distributions(self._llama, ids, first, top=request.top, wanted=wanted)
+        except (Stopped, ContextFull):
+            self._llama.forget()
+            raise EngineError(_("The scoring was stopped."), hint=_("Start it again.")) from None
+        self.send(reply)
+
+    def _render(self, messages: list[ChatMessage]) -> str:
+        self.send(Rendering())
+        text = self._template.render(messages)
+        self.send(Rendered())
+        return text
+
+    def _check_room(self, tokens: int) -> None:
+        if tokens > self._llama.context_length:
+            raise QuestionTooLong(
+                _(
+                    "The question needs {len} tokens, and the model can take {value}.",
+                    len=tokens,
+                    value=self._llama.context_length,
+                ),
+                hint=_("Ask a shorter question, or use a longer context: --context-length."),
+            )
 
     def _fit(self, request: AskRequest) -> tuple[str, list[int], list[int]]:
         """Return the rendered text, its ids and the ids of the shared prefix, oldest turns left out."""

@@ -24,6 +24,8 @@ from edgemed.engine.messages import (
     Answer,
     AskRequest,
     ChatMessage,
+    Distributions,
+    DistributionsRequest,
     Done,
     Event,
     Failure,
@@ -31,6 +33,7 @@ from edgemed.engine.messages import (
     LastWords,
     Loading,
     LoadRequest,
+    Measurement,
     Piece,
     Reading,
     Ready,
@@ -38,6 +41,9 @@ from edgemed.engine.messages import (
     Rendering,
     Reply,
     Request,
+    Reuse,
+    ScoreRequest,
+    Scores,
     Text,
     TurnsLeftOut,
 )
@@ -142,16 +148,7 @@ class ChildEngine:
         answer_so_far: str = "",
     ) -> Iterator[Event]:
         """Answer the last message. See `messages.Engine`."""
-        limit = CHARACTERS_PER_TOKEN_AT_MOST * self._request.context_length
-        if len(messages[-1].content) > limit:
-            raise QuestionTooLong(
-                _(
-                    "The question has {len} characters, and the model can take {limit} at the very most.",
-                    len=len(messages[-1].content),
-                    limit=limit,
-                ),
-                hint=_("Ask a shorter question."),
-            )
+        self._check_length(messages)
         request = AskRequest(
             messages=list(messages),
             max_tokens=max_tokens,
@@ -161,6 +158,92 @@ class ChildEngine:
         )
         self._stop_byte[0] = 0
         return self._events(request, asked_at=time.perf_counter())
+
+    def measure(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int,
+        seed: int = 0,
+        reuse: Reuse = "all",
+        past_end: bool = False,
+        sampling: Sampling | None = None,
+    ) -> Iterator[Event]:
+        """Answer as `ask` does; the answer carries its `Measurement`.
+
+        Args:
+            reuse: what may be taken from earlier reading.
+            past_end: write on where the answer ends, up to `max_tokens`.
+            sampling: None is what the app uses with this model.
+
+        Raises:
+            EdgemedError: as `wait_until_ready` and `ask` say; loading is over when the time begins.
+        """
+        self._check_length(messages)
+        self.wait_until_ready()
+        self._stop_byte[0] = 0
+        request = AskRequest(
+            messages=list(messages),
+            max_tokens=max_tokens,
+            sampling=sampling or self._sampling,
+            seed=seed,
+            reuse=reuse,
+            past_end=past_end,
+            asked_at_ns=time.perf_counter_ns(),
+        )
+        return self._events(request, asked_at=time.perf_counter())
+
+    def score(
+        self,
+        continuations: Sequence[str],
+        *,
+        messages: Sequence[ChatMessage] = (),
+        text: str | None = None,
+    ) -> Scores:
+        """Return how probable each continuation is after a conversation (the app's way) or a plain text.
+
+        Raises:
+            UsageError: the text or a continuation is empty, or both together are too long.
+            EngineDied: the engine process ended; a new one is loading.
+        """
+        reply = self._request_one(
+            ScoreRequest(messages=list(messages), text=text, continuations=list(continuations))
+        )
+        assert isinstance(reply, Scores)
+        return reply
+
+    def distributions(
+        self,
+        *,
+        messages: Sequence[ChatMessage] = (),
+        answer: str = "",
+        token_ids: Sequence[int] | None = None,
+        first: int | None = None,
+        top: int = 32,
+        wanted: Sequence[Sequence[int]] | None = None,
+    ) -> Distributions:
+        """Return what may follow each token of a conversation with this answer, or of these tokens.
+
+        Args:
+            first: the first token's index; None is the last one before the answer.
+            top: the number of most probable tokens that are told at each position.
+            wanted: ids to tell of in their place, one list a position.
+
+        Raises:
+            UsageError: the positions do not fit, or the text is too long.
+            EngineDied: the engine process ended; a new one is loading.
+        """
+        request = DistributionsRequest(
+            messages=list(messages),
+            answer=answer,
+            token_ids=None if token_ids is None else list(token_ids),
+            first=first,
+            top=top,
+            wanted=None if wanted is None else [list(ids) for ids in wanted],
+        )
+        reply = self._request_one(request)
+        assert isinstance(reply, Distributions)
+        return reply
 
     def stop(self) -> None:
         """End the answer that is being read or written."""
@@ -181,8 +264,46 @@ class ChildEngine:
             process.join()
         process.close()
 
+    def _request_one(self, request: ScoreRequest | DistributionsRequest) -> Scores | Distributions:
+        """Send a request that has one reply, and wait for it."""
+        self._stop_byte[0] = 0
+        self._begin(request)
+        rendering = False
+        try:
+            while True:
+                reply = self._receive(RENDER_LIMIT_SECONDS if rendering else None)
+                if isinstance(reply, Rendering | Rendered):
+                    rendering = isinstance(reply, Rendering)
+                if isinstance(reply, Failure):
+                    self._deaths = 0
+                    raise _planned_error(reply)
+                if isinstance(reply, Scores | Distributions):
+                    self._deaths = 0
+                    return reply
+        except _ChildDied:
+            raise EngineDied(
+                _("The engine stopped while it scored: {explanation}.", explanation=self._after_death()),
+                hint=_("Close other programs, use a smaller model, or run: edgemed doctor"),
+            ) from None
+        except ModelUnsupported:
+            if self._process is not None and self._process.exitcode is not None:
+                self._after_death()
+            raise
+
+    def _check_length(self, messages: Sequence[ChatMessage]) -> None:
+        limit = CHARACTERS_PER_TOKEN_AT_MOST * self._request.context_length
+        if len(messages[-1].content) > limit:
+            raise QuestionTooLong(
+                _(
+                    "The question has {len} characters, and the model can take {limit} at the very most.",
+                    len=len(messages[-1].content),
+                    limit=limit,
+                ),
+                hint=_("Ask a shorter question."),
+            )
+
     def _events(self, request: AskRequest, *, asked_at: float) -> Iterator[Event]:
-        answer = _Answering(asked_at)
+        answer = _Answering(asked_at, request.asked_at_ns)
         finished = tried_again = False
         try:
             self._begin(request)
@@ -214,7 +335,7 @@ class ChildEngine:
             if not finished:
                 self._abandon()
 
-    def _begin(self, request: AskRequest) -> None:
+    def _begin(self, request: Request) -> None:
         """Hand the question over; a child that died since the last answer is replaced without a word."""
         for _unused in range(DEATHS_BEFORE_GIVING_UP):
             self.wait_until_ready()
@@ -349,8 +470,10 @@ class ChildEngine:
 class _Answering:
     """An answer as it grows."""
 
-    def __init__(self, asked_at: float) -> None:
+    def __init__(self, asked_at: float, asked_at_ns: int) -> None:
         self._asked_at = asked_at
+        self._asked_at_ns = asked_at_ns
+        self._first_text_ns: int | None = None
         self._pieces: list[str] = []
         self._generated_tokens = 0
         self._prompt_tokens = 0
@@ -384,6 +507,8 @@ class _Answering:
                 self._last_at = now
                 self._generated_tokens = reply.generated_tokens
                 self._pieces.append(reply.text)
+                if self._first_text_ns is None and reply.text.strip():
+                    self._first_text_ns = time.perf_counter_ns() - self._asked_at_ns
                 return Piece(reply.text)
             case Done():
                 return Finished(
@@ -397,9 +522,19 @@ class _Answering:
                         prefill_seconds=reply.prefill_seconds,
                         decode_seconds=reply.decode_seconds,
                         threads=reply.threads,
+                        measurement=self._measurement(reply),
                     )
                 )
         return None
+
+    def _measurement(self, done: Done) -> Measurement | None:
+        if done.times is None:
+            return None
+        return Measurement(
+            first_text_ns=self._first_text_ns,
+            end_ns=time.perf_counter_ns() - self._asked_at_ns,
+            **msgspec.structs.asdict(done.times),
+        )
 
     def died(self, explanation: str) -> Answer:
         """Return the partial answer of a child that ended."""

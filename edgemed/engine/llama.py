@@ -156,6 +156,11 @@ class Llama:
     # Vocabulary: what `chat_template.Vocabulary` asks for.
 
     @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens."""
+        return int(self._vocabulary_size)
+
+    @property
     def bos_token(self) -> int | None:
         """The beginning-of-sequence token."""
         token: int = self._lib.llama_vocab_bos(self._vocabulary)
@@ -235,6 +240,20 @@ class Llama:
         del self.tokens[kept:]
         return kept
 
+    def cut(self, length: int) -> None:
+        """Forget what the KV cache holds after the first `length` tokens.
+
+        Raises:
+            ModelUnsupported: this architecture cannot forget a part.
+        """
+        if length < len(self.tokens) and not self._lib.llama_memory_seq_rm(self._memory, 0, length, -1):
+            self.forget()
+            raise ModelUnsupported(
+                _("This model's architecture cannot go back in a text."),
+                hint=_("Questions with options cannot be scored with it; all others can."),
+            )
+        del self.tokens[length:]
+
     def forget(self) -> None:
         """Empty the KV cache."""
         self._lib.llama_memory_clear(self._memory, True)
@@ -254,8 +273,34 @@ class Llama:
             if on_progress:
                 on_progress(len(self.tokens))
 
-    def write(self, sampling: Sampling, seed: int, limit: int) -> Iterator[int]:
+    def read_with_logits(self, tokens: Sequence[int], first: int) -> Iterator[Any]:
+        """Append tokens; yield the float32 logits, of shape (vocabulary,), after each from index `first` on.
+
+        The same tokens are always read in the same batches, which rounding depends on. A yielded array is
+        overwritten by the next step.
+
+        Raises:
+            Stopped: the stop byte was set.
+            ContextFull: there is no room.
+        """
+        import numpy
+
+        lib = self._lib
+        self.read(tokens[:first])
+        for start in range(first, len(tokens), OUTPUTS_PER_BATCH):
+            if self._stop_byte.value:
+                raise Stopped
+            part = tokens[start : start + OUTPUTS_PER_BATCH]
+            self._decode(part, all_logits=True)
+            for index in range(len(part)):
+                row = lib.llama_get_logits_ith(self._context, index)
+                yield numpy.ctypeslib.as_array(row, shape=(self._vocabulary_size,))
+
+    def write(self, sampling: Sampling, seed: int, limit: int, *, past_end: bool = False) -> Iterator[int]:
         """Yield up to `limit` new tokens; ends at an end-of-generation token, which is not yielded.
+
+        Args:
+            past_end: yield that one, too, and go on.
 
         Raises:
             Stopped: the stop byte was set.
@@ -271,7 +316,7 @@ class Llama:
                 if token is not None:
                     self._decode([token])
                 token = lib.llama_sampler_sample(chain, self._context, -1)
-                if lib.llama_vocab_is_eog(self._vocabulary, token):
+                if not past_end and lib.llama_vocab_is_eog(self._vocabulary, token):
                     return
                 yield token
         finally:
@@ -324,12 +369,15 @@ class Llama:
         self._adapter = loaded
         self.forget()
 
-    def _decode(self, tokens: Sequence[int]) -> None:
+    def _decode(self, tokens: Sequence[int], *, all_logits: bool = False) -> None:
         lib = self._lib
         threads = self._threads.look()
         lib.llama_set_n_threads(self._context, threads, threads)
         self._batch_tokens[: len(tokens)] = list(tokens)
-        code = lib.llama_decode(self._context, lib.llama_batch_get_one(self._batch_tokens, len(tokens)))
+        batch = lib.llama_batch_get_one(self._batch_tokens, len(tokens))
+        if all_logits:
+            batch.logits = (ctypes.c_int8 * len(tokens))(*[1] * len(tokens))
+        code = lib.llama_decode(self._context, batch)
         if code == 0:
             self.tokens.extend(tokens)
             return

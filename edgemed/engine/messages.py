@@ -14,6 +14,8 @@ from edgemed.manifest import Sampling
 
 Role = Literal["system", "user", "assistant"]
 StopReason = Literal["end_of_turn", "length", "cancelled", "engine_died"]
+Reuse = Literal["all", "saved_prefix", "nothing"]
+"""What may be reused of earlier reading: all; the state of the system message saved on disk; or nothing."""
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -47,6 +49,27 @@ class Piece(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """When things happened, in nanoseconds after the question was handed over; for benchmarks."""
+
+    first_token_ns: int | None
+    """The first generated token, of a word or not."""
+    first_text_ns: int | None
+    """The first characters that are not white space, as the asking process received them."""
+    token_ns: list[int]
+    """From each generated token to the next; one fewer than the tokens."""
+    end_ns: int
+    """The last event, as the asking process received it."""
+    prefill_ns: int
+    """Reading the prompt's tokens that were not reused."""
+    cpu_ns: int
+    """Processor time of the engine over the whole answer, all its threads."""
+    peak_rss_bytes: int | None
+    """Largest resident set of the engine so far."""
+    prompt_ids_sha256: str
+    """Over the prompt's token ids, as little-endian 32-bit integers."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """One answer, whole or partial, with its measurements."""
 
@@ -66,6 +89,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Threads in use when the answer ended."""
     explanation: str = ""
     """For a person: why the answer is not whole, and what to do; empty when it is."""
+    measurement: Measurement | None = None
+    """Of an answer that was asked for with `ChildEngine.measure`."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
@@ -123,6 +148,49 @@ class Engine(Protocol):
         """End the engine process. May be called twice."""
 
 
+# What benchmarks ask of the engine beside answers.
+
+
+class ContinuationScore(msgspec.Struct, frozen=True, kw_only=True):
+    """How probable one continuation of a context is."""
+
+    log_probability: float
+    """Sum over its tokens, in nats."""
+    tokens: int
+    greedy: bool
+    """Whether each of its tokens is the model's first choice."""
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The scores of all continuations of one context, in the order asked."""
+
+    continuations: list[ContinuationScore]
+    prompt_tokens: int
+    prompt_ids_sha256: str
+    seconds: float
+    cpu_seconds: float
+
+
+class Distribution(msgspec.Struct, frozen=True, kw_only=True):
+    """What may follow one token."""
+
+    ids: list[int]
+    """The tokens asked for, or the most probable ones, the best first."""
+    log_probabilities: list[float]
+    """In nats, of the whole vocabulary's distribution."""
+    best: int
+    """The most probable token."""
+
+
+class Distributions(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What may follow each token of a text."""
+
+    token_ids: list[int]
+    first: int
+    """`positions[i]` says what may follow `token_ids[first + i]`."""
+    positions: list[Distribution]
+
+
 # Between the two processes.
 
 
@@ -165,6 +233,32 @@ class AskRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seed: int
     answer_so_far: str = ""
     """What the answer begins with already; untrusted text."""
+    asked_at_ns: int = 0
+    """By `time.perf_counter_ns`, which the processes of a machine share; 0: measure nothing."""
+    reuse: Reuse = "all"
+    past_end: bool = False
+    """Write on where the answer ends, up to `max_tokens`: for speed alone."""
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Score continuations of a conversation, or of a plain text."""
+
+    messages: list[ChatMessage] = []
+    text: str | None = None
+    continuations: list[str]
+
+
+class DistributionsRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Tell what may follow each token of a conversation with this answer, or of these tokens."""
+
+    messages: list[ChatMessage] = []
+    answer: str = ""
+    token_ids: list[int] | None = None
+    first: int | None = None
+    """None: the last token before the answer."""
+    top: int = 32
+    wanted: list[list[int]] | None = None
+    """Ids to tell of at each position, in place of the most probable."""
 
 
 class AdapterRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -173,7 +267,7 @@ class AdapterRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     adapter: AdapterFile | None
 
 
-Request = AskRequest | AdapterRequest
+Request = AskRequest | ScoreRequest | DistributionsRequest | AdapterRequest
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -205,6 +299,17 @@ class Text(msgspec.Struct, frozen=True, tag=True):
     generated_tokens: int
 
 
+class ChildTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child measured of one answer; see `Measurement`."""
+
+    first_token_ns: int | None
+    token_ns: list[int]
+    prefill_ns: int
+    cpu_ns: int
+    peak_rss_bytes: int | None
+    prompt_ids_sha256: str
+
+
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The answer ended; the parent has its text already."""
 
@@ -215,6 +320,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prefill_seconds: float
     decode_seconds: float
     threads: int
+    times: ChildTimes | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -231,4 +337,17 @@ class LastWords(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Reply = Loading | Ready | Rendering | Rendered | TurnsLeftOut | Reading | Text | Done | Failure | LastWords
+Reply = (
+    Loading
+    | Ready
+    | Rendering
+    | Rendered
+    | TurnsLeftOut
+    | Reading
+    | Text
+    | Done
+    | Scores
+    | Distributions
+    | Failure
+    | LastWords
+)

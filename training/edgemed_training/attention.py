@@ -4,8 +4,11 @@ On CUDA it is PyTorch's own FlashAttention for documents of different lengths; e
 dot product attention for each document. Registered with transformers under the name ATTENTION_NAME.
 """
 
+import contextlib
+import functools
 import inspect
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 ATTENTION_NAME = "edgemed_varlen"
@@ -17,12 +20,31 @@ def register_varlen_attention() -> None:
     Batches without `cu_seq_lens_q` (generation, padding) go through transformers' own sdpa and its mask.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(ATTENTION_NAME, _attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION_NAME, _mask)
 
 
+@contextlib.contextmanager
+def borders_known() -> Iterator[None]:
+    """Let transformers build no mask meanwhile: it would be (tokens, tokens), and nobody would read it."""
+    _borders_known.append(True)
+    try:
+        yield
+    finally:
+        _borders_known.pop()
+
+
+_borders_known: list[bool] = []
+
+
+def _mask(*arguments: Any, **options: Any) -> Any:
+    from transformers.masking_utils import sdpa_mask
+
+    return None if _borders_known else sdpa_mask(*arguments, **options)
+
+
+@functools.cache
 def varlen_is_fast() -> bool:
     """Whether this PyTorch and GPU have FlashAttention for documents of different lengths."""
     import torch
@@ -95,7 +117,7 @@ def _flash(
 ) -> Any:
     from torch.nn.attention.varlen import varlen_attn
 
-    known = inspect.signature(varlen_attn).parameters
+    known = _varlen_parameters()
     grouped = key.shape[1] != query.shape[1]
     options: dict[str, Any] = {}
     if grouped and "enable_gqa" in known:
@@ -119,6 +141,13 @@ def _flash(
     return varlen_attn(*flat, borders, borders, longest, longest, **options).view(
         rows, tokens, heads, head_size
     )
+
+
+@functools.cache
+def _varlen_parameters() -> frozenset[str]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _each_document(

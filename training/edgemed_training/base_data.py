@@ -20,12 +20,24 @@ from edgemed_training.records import CARD_NAME, TRAIN_NAME, SourceFacts, Text
 _TEXTS_AT_ONCE = 1000
 
 
-class _Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True):
     """What is read of a line; other keys are not looked at."""
 
     question: Text
     answer: Text
     turns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All questions and answers of a file."""
+
+    rows: list[Row]
+    """In the file's order."""
+    sha256: str
+    """Of the file."""
+    sources: list[SourceFacts]
+    """From the dataset card; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class Documents:
     """From the dataset card; empty without one."""
 
 
-def read_documents(data: Path) -> Documents:
+def read_rows(data: Path) -> Rows:
     """Read the training part of a prepared folder, or any JSON Lines of questions and answers.
 
     Args:
@@ -60,36 +72,41 @@ def read_documents(data: Path) -> Documents:
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    texts = _texts(content, path)
-    return Documents(texts, hashlib.sha256(content).hexdigest(), card.sources if card else [])
+    return Rows(_decoded(content, path), hashlib.sha256(content).hexdigest(), card.sources if card else [])
 
 
-def _texts(content: bytes, path: Path) -> list[str]:
-    decoder = msgspec.json.Decoder(_Row)
-    texts = []
+def read_documents(data: Path) -> Documents:
+    """Read data as `read_rows` does, as one document for each row."""
+    found = read_rows(data)
+    return Documents([_document(row) for row in found.rows], found.sha256, found.sources)
+
+
+def _decoded(content: bytes, path: Path) -> list[Row]:
+    decoder = msgspec.json.Decoder(Row)
+    rows = []
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row = decoder.decode(line)
+            rows.append(decoder.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DataError(
                 f"Line {number} of {path} is no question with an answer: {error}.",
                 hint="Each line needs `question` and `answer`; `edgemed-train prepare` reads other shapes.",
             ) from error
-        texts.append(_document(row))
-    if not texts:
+    if not rows:
         raise DataError(f"{path} holds no questions and answers.", hint="Name another file with --data.")
-    return texts
+    return rows
 
 
-def _document(row: _Row) -> str:
+def _document(row: Row) -> str:
     pairs = (*row.turns, (row.question, row.answer))
-    lines = [f"Question: {_one_line(question)}\nAnswer: {_one_line(answer)}" for question, answer in pairs]
+    lines = [f"Question: {one_line(question)}\nAnswer: {one_line(answer)}" for question, answer in pairs]
     return "\n".join(lines)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text with every run of white space as one space."""
     return " ".join(text.split())
 
 

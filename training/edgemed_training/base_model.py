@@ -138,7 +138,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if "text_config" in config or "vision_config" in config:
         raise BaseModelError(
             f"{folder} is a model of several media around a text model.",
-            hint="Load its text model alone in transformers (such as Gemma3ForCausalLM), save it, use that.",
+            hint="For Gemma 3, `edgemed-convert text-model FOLDER --out DIR` writes its text model; use it.",
         )
     if config.get("quantization_config"):
         raise BaseModelError(

@@ -1,36 +1,38 @@
-"""The base model as a network: new weights, the two optimizers over them, and the folder they end in."""
+"""The small model as a network: new weights or a base's, the optimizers over them, and the final folder."""
 
 from pathlib import Path
 from typing import Any
 
 from edgemed_training import base_tokenizer
-from edgemed_training.base_recipe import BaseRecipe
+from edgemed_training.base_recipe import BaseRecipe, StepsSection, TrainSection
 from edgemed_training.muon import Muon
 
 
 class Optimizers:
-    """Muon for the matrices of attention and MLP, AdamW for embeddings and norms, and their state by name."""
+    """AdamW, for a base with Muon for the matrices of attention and MLP, and their state by name."""
 
-    def __init__(self, model: Any, recipe: BaseRecipe) -> None:
+    def __init__(self, model: Any, train: StepsSection) -> None:
         """Take the model's parameters.
 
         Args:
             model: a transformers model whose embeddings are tied.
-            recipe: learning rates, momenta, weight decay.
+            train: learning rates, momenta, weight decay; Muon only where it names a rate for it.
         """
         import torch
 
-        train = recipe.train
         self._train = train
         self._parameters = dict(model.named_parameters())
-        matrices = {n: p for n, p in self._parameters.items() if p.ndim == 2 and "embed" not in n}
-        self._rest = {n: p for n, p in self._parameters.items() if n not in matrices}
-        self._muon = Muon(
-            matrices,
-            momentum=train.muon_momentum,
-            weight_decay=train.muon_weight_decay,
-            precision=torch.bfloat16 if train.precision == "bf16" else torch.float32,
-        )
+        self._muon: Muon | None = None
+        self._rest = self._parameters
+        if isinstance(train, TrainSection):
+            matrices = {n: p for n, p in self._parameters.items() if p.ndim == 2 and "embed" not in n}
+            self._rest = {n: p for n, p in self._parameters.items() if n not in matrices}
+            self._muon = Muon(
+                matrices,
+                momentum=train.muon_momentum,
+                weight_decay=train.muon_weight_decay,
+                precision=torch.bfloat16 if train.precision == "bf16" else torch.float32,
+            )
         self._adamw = torch.optim.AdamW(
             list(self._rest.values()),
             lr=train.adamw_learning_rate,
@@ -40,7 +42,8 @@ class Optimizers:
 
     def step(self, rate_share: float) -> None:
         """Update all parameters by their gradients, with this share of the learning rates."""
-        self._muon.step(self._train.muon_learning_rate * rate_share)
+        if self._muon and isinstance(self._train, TrainSection):
+            self._muon.step(self._train.muon_learning_rate * rate_share)
         for group in self._adamw.param_groups:
             group["lr"] = self._train.adamw_learning_rate * rate_share
         self._adamw.step()
@@ -48,7 +51,8 @@ class Optimizers:
     def state(self) -> dict[str, Any]:
         """Return parameters, momenta and AdamW's moments: name → tensor on the CPU."""
         kept = {f"parameter.{name}": p.detach() for name, p in self._parameters.items()}
-        kept |= {f"muon.{name}": buffer for name, buffer in self._muon.state.items()}
+        if self._muon:
+            kept |= {f"muon.{name}": buffer for name, buffer in self._muon.state.items()}
         for name, parameter in self._rest.items():
             kept |= {f"adamw.{key}.{name}": t for key, t in self._adamw.state[parameter].items()}
         return {name: tensor.cpu() for name, tensor in kept.items()}
@@ -60,7 +64,8 @@ class Optimizers:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(state[f"parameter.{name}"])
-        self._muon.load({n.removeprefix("muon."): t for n, t in state.items() if n.startswith("muon.")})
+        if self._muon:
+            self._muon.load({n.removeprefix("muon."): t for n, t in state.items() if n.startswith("muon.")})
         for name, parameter in self._rest.items():
             self._adamw.state[parameter] = {
                 "step": state[f"adamw.step.{name}"].clone(),
@@ -96,12 +101,40 @@ def build_model(recipe: BaseRecipe) -> Any:
     return LlamaForCausalLM(config).train()
 
 
-def save_model(model: Any, tokenizer: Any, recipe: BaseRecipe, folder: Path) -> None:
-    """Write a Hugging Face folder: float16 weights in safetensors, tokenizer, configs. Changes the model."""
+def load_model(folder: Path) -> Any:
+    """Return a base model's weights in float32, ready to be trained.
+
+    Args:
+        folder: a Hugging Face folder that was looked at (`base_model`).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    )
+    return model.train()
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, *, for_chat: bool = False) -> None:
+    """Write a Hugging Face folder: float16 weights in safetensors, tokenizer, configs. Changes the model.
+
+    Args:
+        model: of transformers.
+        tokenizer: a `tokenizers.Tokenizer`.
+        folder: is made.
+        for_chat: a text ends with a turn, and the tokenizer gets the chat template.
+    """
     import torch
     from transformers import GenerationConfig
 
     end = base_tokenizer.END_OF_TEXT_ID
-    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end, max_new_tokens=256)
+    turn_end = tokenizer.token_to_id(base_tokenizer.END_OF_TURN)
+    model.config.bos_token_id = model.config.pad_token_id = end
+    model.config.eos_token_id = turn_end if for_chat else end
+    model.generation_config = GenerationConfig(
+        eos_token_id=[turn_end, end] if for_chat else end, pad_token_id=end, max_new_tokens=256
+    )
     model.to(torch.float16).save_pretrained(folder)
-    base_tokenizer.save_tokenizer(tokenizer, folder, recipe.model.context_length)
+    context_length = model.config.max_position_embeddings
+    base_tokenizer.save_tokenizer(tokenizer, folder, context_length, for_chat=for_chat)

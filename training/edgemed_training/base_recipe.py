@@ -1,35 +1,35 @@
-"""The recipe of a base model trained from scratch: shape, tokenizer and schedule, read from TOML.
+"""The recipes of a small model from scratch, read from TOML: a base from text, and a chat model from it.
 
-The structs are the only declaration. Recipes that come with edgemed have names: base/edge_base_8m.
+`stage = "chat"` marks a recipe of the second kind. The structs are the only declaration. Recipes that come
+with edgemed have names: base/edge_base_8m, base/edge_chat_8m.
 """
 
-import difflib
-import hashlib
-import tomllib
-import typing
-from collections.abc import Iterable, Mapping
-from importlib import resources
+from collections.abc import Iterable
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from edgemed_training.errors import RecipeError
+from edgemed_training.recipe_file import (
+    Section,
+    as_recipe,
+    bundled_recipes,
+    overridden,
+    read_toml,
+    recipe_sha256,
+)
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 LearningRate = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+NotEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 BYTES_AND_SPECIAL_TOKENS = 256 + 3
 """The smallest vocabulary: every byte, and the special tokens."""
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Strict and immutable: an unknown key is an error, not a silent loss."""
-
-
-class ModelSection(_Section, frozen=True, kw_only=True):
+class ModelSection(Section, frozen=True, kw_only=True):
     """The shape, of Llama's architecture with tied embeddings."""
 
     hidden_size: Annotated[int, msgspec.Meta(ge=8, le=16_384)] = 256
@@ -52,34 +52,27 @@ class ModelSection(_Section, frozen=True, kw_only=True):
             raise ValueError(f"hidden_size / heads is {self.hidden_size // self.heads}, which is odd")
 
 
-class TokenizerSection(_Section, frozen=True, kw_only=True):
+class TokenizerSection(Section, frozen=True, kw_only=True):
     """The byte-level BPE tokenizer."""
 
     vocabulary_size: Annotated[int, msgspec.Meta(ge=BYTES_AND_SPECIAL_TOKENS, le=1_000_000)] = 8192
     """Tokens, special ones included; data that cannot fill it are refused."""
 
 
-class TrainSection(_Section, frozen=True, kw_only=True):
-    """How the model is trained."""
+class StepsSection(Section, frozen=True, kw_only=True):
+    """What the steps of both stages have in common."""
 
     window_tokens: Annotated[int, msgspec.Meta(ge=16, le=1_048_576)] = 512
-    """Tokens of one row; documents follow each other and are cut where a window ends."""
+    """Tokens of one row."""
     batch_tokens: Positive = 8192
     """Tokens of one step: a multiple of window_tokens."""
-    steps: Positive = 1992
-    warmup_steps: NotNegative = 100
+    steps: Positive
+    warmup_steps: NotNegative
     """Steps in which the learning rates rise."""
-    decay_steps: NotNegative = 640
-    """The last steps, in which the learning rates fall linearly."""
-    muon_learning_rate: LearningRate = 0.02
-    """For the matrices of attention and MLP."""
-    muon_momentum: Share = 0.95
-    muon_weight_decay: Share = 0.01
-    adamw_learning_rate: LearningRate = 0.004
-    """For embeddings and norms."""
+    adamw_learning_rate: LearningRate
     adamw_beta1: Share = 0.9
     adamw_beta2: Share = 0.95
-    adamw_weight_decay: Share = 0.0
+    adamw_weight_decay: Share
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the matrix products; weights and optimizer state are always float32."""
     max_gradient_norm: Annotated[float, msgspec.Meta(gt=0)] = 1.0
@@ -94,31 +87,87 @@ class TrainSection(_Section, frozen=True, kw_only=True):
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is not divisible by window_tokens {self.window_tokens}"
             )
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is more than steps {self.steps}")
+
+    @property
+    def batch_rows(self) -> int:
+        """Return the rows of one step."""
+        return self.batch_tokens // self.window_tokens
+
+    def rate_share(self, step: int) -> float:
+        """Return what the learning rates are multiplied with: above 0, at most 1.
+
+        Args:
+            step: from 0.
+        """
+        return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+
+
+class TrainSection(StepsSection, frozen=True, kw_only=True):
+    """How the base is trained: on documents that follow each other and are cut where a window ends."""
+
+    steps: Positive = 1992
+    warmup_steps: NotNegative = 100
+    decay_steps: NotNegative = 640
+    """The last steps, in which the learning rates fall linearly."""
+    muon_learning_rate: LearningRate = 0.02
+    """For the matrices of attention and MLP."""
+    muon_momentum: Share = 0.95
+    muon_weight_decay: Share = 0.01
+    adamw_learning_rate: LearningRate = 0.004
+    """For embeddings and norms."""
+    adamw_weight_decay: Share = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule longer than the run."""
+        StepsSection.__post_init__(self)
         if self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} are more than "
                 f"steps {self.steps}"
             )
 
-    @property
-    def batch_rows(self) -> int:
-        """Return the windows of one step."""
-        return self.batch_tokens // self.window_tokens
-
     def rate_share(self, step: int) -> float:
-        """Return what the learning rates are multiplied with: it rises, stays 1, falls linearly, never 0.
-
-        Args:
-            step: from 0.
-        """
-        rising = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        """Return a share that rises, stays 1, and falls linearly, never to 0."""
+        rising = StepsSection.rate_share(self, step)
         decayed = step - (self.steps - self.decay_steps)
         return rising * (1 - decayed / self.decay_steps) if decayed > 0 else rising
 
 
-class BaseRecipe(_Section, frozen=True, kw_only=True):
+class ChatTrainSection(StepsSection, frozen=True, kw_only=True):
+    """How the chat model is trained: on conversations that fill a row greedily, AdamW for all weights."""
+
+    steps: Positive = 130
+    warmup_steps: NotNegative = 20
+    adamw_learning_rate: LearningRate = 6e-4
+    adamw_weight_decay: Share = 0.01
+    save_every_steps: Positive = 10
+
+    def rate_share(self, step: int) -> float:
+        """Return a share that rises while it falls linearly over all steps, never to 0."""
+        return StepsSection.rate_share(self, step) * (1 - step / self.steps)
+
+
+class ChatSection(Section, frozen=True, kw_only=True):
+    """Which pairs become conversations, and under which system prompts."""
+
+    system_prompts: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("",)
+    """One is drawn for each conversation; "": none. One that stands twice is drawn twice as often."""
+    max_answer_characters: Positive = 1100
+    """A longer answer is cut at the last end of a sentence before."""
+    min_cut_characters: NotNegative = 200
+    """A pair whose answer would be cut at or before this character is left out."""
+    leave_out_beginning: tuple[NotEmpty, ...] = ()
+    """Answers that begin so are left out, such as lists of links."""
+    leave_out_containing: tuple[NotEmpty, ...] = ()
+    """Answers in which this stands are left out, such as tables that have become text."""
+
+
+class BaseRecipe(Section, frozen=True, kw_only=True):
     """One base model, whole."""
 
+    stage: Literal["text"] = "text"
     name: str = ""
     license: str = ""
     """Of the weights."""
@@ -136,11 +185,26 @@ class BaseRecipe(_Section, frozen=True, kw_only=True):
 
     def sha256(self) -> str:
         """Return the SHA-256 over all values: two recipes with the same one train the same way."""
-        return hashlib.sha256(msgspec.json.encode(msgspec.to_builtins(self), order="sorted")).hexdigest()
+        return recipe_sha256(self)
 
 
-def load_base_recipe(source: str | Path, overrides: Iterable[str] = ()) -> BaseRecipe:
-    """Read the recipe of a base model.
+class ChatRecipe(Section, frozen=True, kw_only=True):
+    """One chat model made of a base, whole."""
+
+    stage: Literal["chat"]
+    name: str = ""
+    license: str = ""
+    """Of the weights."""
+    chat: ChatSection = ChatSection()
+    train: ChatTrainSection = ChatTrainSection()
+
+    def sha256(self) -> str:
+        """Return the SHA-256 over all values: two recipes with the same one train the same way."""
+        return recipe_sha256(self)
+
+
+def load_base_recipe(source: str | Path, overrides: Iterable[str] = ()) -> BaseRecipe | ChatRecipe:
+    """Read the recipe of either stage.
 
     Args:
         source: a TOML file, or the name of a recipe that comes with edgemed: base/edge_base_8m.
@@ -149,83 +213,18 @@ def load_base_recipe(source: str | Path, overrides: Iterable[str] = ()) -> BaseR
     Raises:
         RecipeError: no such file or name, no TOML, an unknown key, a value of the wrong type or range.
     """
-    name = str(source).replace("\\", "/")
-    values = _read(_bundled().get(name, Path(source)), str(source))
-    for override in overrides:
-        _override(values, override)
-    _refuse_unknown_keys(values, BaseRecipe, str(source), "")
-    try:
-        return msgspec.convert(values, BaseRecipe)
-    except msgspec.ValidationError as error:
-        raise RecipeError(f"In {source}: {_readable(error)}.", hint="Correct this value.") from error
+    known, where = _bundled(), str(source)
+    values = read_toml(known.get(where.replace("\\", "/"), Path(source)), where, known)
+    values = overridden(values, overrides)
+    if values.get("stage", "text") == "chat":
+        return as_recipe(values, ChatRecipe, where)
+    return as_recipe(values, BaseRecipe, where)
 
 
 def base_recipe_names() -> list[str]:
-    """Return the names of the base models' recipes that come with edgemed."""
+    """Return the names of the recipes that come with edgemed for models from scratch."""
     return sorted(_bundled())
 
 
 def _bundled() -> dict[str, Traversable]:
-    folder = resources.files("edgemed_training") / "recipes" / "base"
-    files = [file for file in folder.iterdir() if file.name.endswith(".toml")]
-    return {f"base/{file.name.removesuffix('.toml')}": file for file in files}
-
-
-def _read(file: Traversable, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise RecipeError(
-            f"There is no recipe {where}.",
-            hint=f"Name a TOML file or one of: {', '.join(base_recipe_names())}.",
-        ) from error
-    except OSError as error:
-        raise RecipeError(f"The recipe {where} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(
-            f"The recipe {where} is not valid TOML: {error}.", hint="Correct that line."
-        ) from error
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    section, _dot, key = path.strip().partition(".")
-    if not (equals and key):
-        raise RecipeError(
-            f"{override!r} does not change a recipe.",
-            hint="Write section.key=value, for example train.steps=100.",
-        )
-    try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    kept = values.get(section, {})
-    values[section] = {**(kept if isinstance(kept, dict) else {}), key: value}
-
-
-def _readable(error: msgspec.ValidationError) -> str:
-    """Turn msgspec's `… - at `$.train.steps`` into `train.steps: …`."""
-    message, separator, place = str(error).rpartition(" - at `$.")
-    return f"{place.rstrip('`')}: {message}" if separator else str(error)
-
-
-def _refuse_unknown_keys(values: Mapping[str, Any], section: type, where: str, prefix: str) -> None:
-    known = typing.get_type_hints(section)
-    for key, value in values.items():
-        if key not in known:
-            nearest = difflib.get_close_matches(prefix + key, [*known, *_all_keys()], n=1)
-            meant = f" Did you mean {nearest[0]}?" if nearest else ""
-            raise RecipeError(
-                f"In {where} there is no key {prefix}{key}.{meant}", hint=f"Known here: {', '.join(known)}."
-            )
-        if isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], _Section):
-            _refuse_unknown_keys(value, known[key], where, f"{prefix}{key}.")
-
-
-def _all_keys() -> list[str]:
-    return [
-        f"{section}.{key}"
-        for section, kind in typing.get_type_hints(BaseRecipe).items()
-        if isinstance(kind, type) and issubclass(kind, _Section)
-        for key in typing.get_type_hints(kind)
-    ]
+    return bundled_recipes("recipes/base")

@@ -18,6 +18,15 @@ from edgemed_training.records import QAPair
 
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 """What a template that asks for today's date is told."""
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
+QUESTION_ANSWER_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{% if message['content'] %}{{ message['content'] + '\\n\\n' }}{% endif %}"
+    "{% elif message['role'] == 'user' %}{{ 'Question: ' + message['content'] + '\\nAnswer:' }}"
+    "{% else %}{{ ' ' + message['content'] + (eos_token if loop.last else '\\n\\n') }}"
+    "{% endif %}{% endfor %}"
+)
+"""What `question-answer` writes, in Jinja: goes into the adapter, so that the chat asks as training did."""
 _ANSWER = "\ue000"  # stands for the answer while its frame is rendered
 _PROBE = "\ue001"
 # Frames of Llama 2 and Mistral: plain text to their tokenizer, yet they open and close a turn.
@@ -79,7 +88,18 @@ class ChatFormat:
         question = self.without_control_tokens(pair.question)
         if self._render is None:
             return _question_answer_frame(system, turns, question, str(self.tokenizer.eos_token))
-        return self._template_frame(_messages(system, turns, question, self.system_placement))
+        import jinja2
+
+        try:
+            return self._template_frame(_messages(system, turns, question, self.system_placement))
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            # One conversation may be refused where another was not, such as one of several turns.
+            raise self._broken(f"{error} (pair {pair.id})") from error
+
+    @property
+    def own_template(self) -> str | None:
+        """The chat template that the base model does not bring: the question-answer one, where it is used."""
+        return QUESTION_ANSWER_TEMPLATE if self._render is None else None
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of a rendered text, with exactly one BOS where the model wants one."""

@@ -6,6 +6,7 @@ kill goes on from the last sound checkpoint.
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,13 +19,14 @@ from edgemed_training.errors import CheckpointDamaged
 RUN_NAME = "run.json"
 SEAL_NAME = "sealed.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_NEEDED = (
+ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
     "optimizer.pt",
     "scheduler.pt",
     "trainer_state.json",
 )
+"""What an adapter's training needs to go on, beside what else was sealed."""
 _READ_BYTES = 2**20
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -60,7 +62,7 @@ _WORDS = {
 
 
 def claim_folder(folder: Path, identity: RunIdentity) -> None:
-    """Make a folder this run's own, or see that it is.
+    """Make a folder this run's own, or see that it is; one without a checkpoint goes to whoever asks.
 
     Raises:
         UsageError: it holds something else.
@@ -69,9 +71,10 @@ def claim_folder(folder: Path, identity: RunIdentity) -> None:
     """
     path = folder / RUN_NAME
     try:
-        if path.exists():
+        # A run that was refused before its first checkpoint left nothing to protect.
+        if path.exists() and any(child.is_dir() for child in folder.iterdir()):
             return _compare(path, identity)
-        if folder.exists() and any(folder.iterdir()):
+        if not path.exists() and folder.exists() and any(folder.iterdir()):
             raise UsageError(
                 f"{folder} is not empty, and holds no training run.", hint="Name a new folder with --out."
             )
@@ -84,17 +87,21 @@ def claim_folder(folder: Path, identity: RunIdentity) -> None:
     return None
 
 
-def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+def find_checkpoint(folder: Path, *, needed: Sequence[str] = ADAPTER_FILES) -> tuple[Path | None, list[str]]:
     """Return the last sound checkpoint, and a sentence for each damaged one, which is set aside.
 
     A damaged `checkpoint-12` is renamed to `damaged-checkpoint-12`.
+
+    Args:
+        folder: the run's.
+        needed: the files without which a checkpoint is of no use.
 
     Raises:
         StorageError: it cannot be renamed.
     """
     sentences: list[str] = []
-    for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
-        problem = find_damage(checkpoint)
+    for checkpoint in checkpoints_of(folder):
+        problem = _damage(checkpoint, needed)
         if problem is None:
             return checkpoint, sentences
         aside = _set_aside(checkpoint)
@@ -127,7 +134,20 @@ def seal(checkpoint: Path) -> None:
         ) from error
 
 
-def find_damage(checkpoint: Path) -> str | None:
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, sound or not, the newest first."""
+    found = [
+        path for path in folder.glob("checkpoint-*") if path.is_dir() and _CHECKPOINT.fullmatch(path.name)
+    ]
+    return sorted(found, key=checkpoint_step, reverse=True)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Return how many steps a checkpoint was written after."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _damage(checkpoint: Path, needed: Sequence[str]) -> str | None:
     """Say what is wrong with a checkpoint, or None."""
     try:
         sealed = msgspec.json.decode((checkpoint / SEAL_NAME).read_bytes(), type=_Seal).files
@@ -135,7 +155,7 @@ def find_damage(checkpoint: Path) -> str | None:
         return "it was not finished"
     except (OSError, msgspec.DecodeError) as error:
         return f"{SEAL_NAME} cannot be read: {error}"
-    for name in (*_NEEDED, *sealed):
+    for name in (*needed, *sealed):
         path = checkpoint / name
         if name not in sealed or not path.is_file():
             return f"{name} is missing"
@@ -175,16 +195,6 @@ def _compare(path: Path, identity: RunIdentity) -> None:
             f"{path.parent} holds a run with another {' and another '.join(others)}.",
             hint="Go on with what it was begun with, or name a new folder with --out.",
         )
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return [
-        path for path in folder.glob("checkpoint-*") if path.is_dir() and _CHECKPOINT.fullmatch(path.name)
-    ]
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _set_aside(checkpoint: Path) -> Path:

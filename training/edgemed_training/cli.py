@@ -214,7 +214,7 @@ def evaluate_answers(
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 @click.option("--out", type=FILE, required=True, metavar="FILE.html", help="The page to write.")
-@click.option("--plots", type=FOLDER, metavar="DIR", help="Write the charts there too, as SVG.")
+@click.option("--plots", type=FOLDER, metavar="DIR", help="Write the charts there too, as SVG and PNG.")
 @click.option("--note", default="", metavar="TEXT", help="A sentence to stand on top.")
 @click.option(
     "--without-answers", is_flag=True, help="Leave the worst answers out: for data that belong to others."
@@ -223,13 +223,14 @@ def evaluate_answers(
 def report(
     folders: tuple[Path, ...], out: Path, plots: Path | None, note: str, without_answers: bool, as_json: bool
 ) -> None:
-    """Write one HTML page about the runs and evaluations in the DIRs."""
+    """Write one HTML page about the runs and evaluations in the DIRs, and print the study's Table 4."""
     from edgemed_training.report import write_report
+    from edgemed_training.study_table import study_lines
 
-    written = write_report(folders, out, plots=plots, note=note, with_answers=not without_answers)
+    done = write_report(folders, out, plots=plots, note=note, with_answers=not without_answers)
     if as_json:
-        return _echo_json({"files": [str(path) for path in written]})
-    return click.echo("\n".join(map(str, written)))
+        return _echo_json({"files": [str(path) for path in done.files], "table_4": done.table_4})
+    return click.echo("\n".join([*map(str, done.files), "", *study_lines(done.table_4)]))
 
 
 @cli.command()
@@ -279,15 +280,25 @@ def sweep(
     metavar="DIR",
     help="The folder that `prepare` wrote, or JSON Lines with question and answer.",
 )
+@click.option(
+    "--base",
+    "base_folder",
+    type=FOLDER,
+    metavar="DIR",
+    help="For a recipe of the chat stage: the base model it is made of.",
+)
 @click.option("--out", type=FOLDER, required=True, metavar="DIR", help="The run's folder.")
 @SET_OPTION
 @JSON_OPTION
-def base(recipe: str, data: Path, out: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Train a small base model from scratch as RECIPE says: base/edge_base_8m. Given again, it goes on."""
+def base(
+    recipe: str, data: Path, base_folder: Path | None, out: Path, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Train a small model from scratch: base/edge_base_8m, then base/edge_chat_8m; again, to go on."""
     from edgemed_training.base_recipe import load_base_recipe
-    from edgemed_training.base_train import train_base
+    from edgemed_training.base_stages import train_stage
 
-    report = train_base(load_base_recipe(recipe, overrides), data=data, out=out, progress=_tell)
+    found = load_base_recipe(recipe, overrides)
+    report = train_stage(found, base=base_folder, data=data, out=out, progress=_tell)
     if as_json:
         return _echo_json(
             {"model": str(report.model), "resumed_from": report.resumed_from, "card": report.card}

@@ -55,6 +55,11 @@ class EncodedPairs:
         return sum(label != IGNORED for example in self.examples for label in example.labels)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest example; 0 without any."""
+        return max((len(example.input_ids) for example in self.examples), default=0)
+
+    @property
     def cut_share(self) -> float:
         """Share of the examples whose answer was cut."""
         return sum(example.cut for example in self.examples) / max(len(self.examples), 1)

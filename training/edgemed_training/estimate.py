@@ -135,7 +135,7 @@ def check(
     per_step = recipe.train.micro_batch_rows * recipe.train.gradient_accumulation_steps
     steps_per_epoch = math.ceil(row_count / per_step)
     recompute = recipe.train.activation_checkpointing != "off"
-    micro_tokens = recipe.train.micro_batch_rows * (max_length if packs else _longest(encoded))
+    micro_tokens = recipe.train.micro_batch_rows * (max_length if packs else encoded.longest)
     memory = memory_bytes(size, recipe, micro_tokens=micro_tokens, recompute=recompute)
     total = sum(memory.values())
     padding = packing.padding_share(
@@ -152,7 +152,7 @@ def check(
         heldout_examples=len(heldout.examples),
         tokens=encoded.tokens,
         answer_tokens=encoded.answer_tokens,
-        longest_example=_longest(encoded),
+        longest_example=encoded.longest,
         cut_share=encoded.cut_share,
         padding_share=padding,
         packed_rows=len(rows),
@@ -270,10 +270,6 @@ def activations_fit(recipe: Recipe, base: BaseModel, max_length: int) -> bool:
 
 def _is_matrix(part: Any) -> bool:
     return type(part).__name__ in ("Linear", "Conv1D")
-
-
-def _longest(encoded: EncodedPairs) -> int:
-    return max(len(example.input_ids) for example in encoded.examples)
 
 
 def _shuffled(rows: Sequence[Any]) -> list[Any]:

@@ -115,14 +115,18 @@ def evaluate(
     folder = BaseModel.read(base)
     folder.check_fits(recipe.base)
     base_sha256 = folder.fingerprint()
+    if adapter is not None:
+        qlora.check_adapter(adapter, base_sha256=base_sha256, base=folder)
     chat_format = ChatFormat(qlora.load_tokenizer(folder), recipe)
     pairs, skipped = _fitting(_spread(read_pairs(data), items), chat_format, folder, data)
+    _make_folder(out)
     try:
         systems, lines = _ask_models(recipe, folder, base_sha256, adapter, chat_format, pairs, progress)
     except torch.OutOfMemoryError as error:
         raise TrainingFailed(
             f"The GPU has too little memory: {' '.join(str(error).split())[:200]}",
-            hint="Lower eval.batch_size or eval.max_new_tokens.",
+            hint=f"Lower eval.batch_size (now {recipe.eval.batch_size}) or "
+            f"eval.max_new_tokens (now {recipe.eval.max_new_tokens}).",
         ) from error
     training = data.with_name(TRAIN_NAME)
     if training.is_file() and training != data:
@@ -291,13 +295,26 @@ def _scored(
     )
 
 
-def _write(out: Path, evaluation: Evaluation, lines: Sequence[AnswerLine]) -> None:
+def _make_folder(out: Path) -> None:
+    """Make the folder, and write into it, before hours of answering."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / ANSWERS_NAME, b"")
+        (out / ANSWERS_NAME).unlink()
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+
+
+def _cannot_write(out: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{out} cannot be written: {error.strerror or error}.", hint="Name another folder with --out."
+    )
+
+
+def _write(out: Path, evaluation: Evaluation, lines: Sequence[AnswerLine]) -> None:
+    try:
         write_atomically(out / ANSWERS_NAME, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         encoded = msgspec.json.format(msgspec.json.encode(evaluation), indent=2)
         write_atomically(out / EVALUATION_NAME, encoded + b"\n")
     except OSError as error:
-        raise StorageError(
-            f"{out} cannot be written: {error.strerror or error}.", hint="Name another folder with --out."
-        ) from error
+        raise _cannot_write(out, error) from error

@@ -1,56 +1,27 @@
 """The metrics of `edgemed.metrics` for those who work with Hugging Face's `evaluate`, without its hub.
 
-`evaluate.load("bleu")` fetches a script from the network; these are made on the spot:
-
     metric = evaluate_metric("token_f1")
     metric.compute(predictions=["…"], references=["…"])
 
 They can be joined by `evaluate.combine([evaluate_metric("bleu"), evaluate_metric("rouge_l")])`.
 """
 
-import difflib
-from collections.abc import Sequence
 from typing import Any
 
-from edgemed.errors import UsageError
-from edgemed.metrics import DEFINITIONS, corpus_scores, score_item
+from edgemed.evaluate_metrics import check_metric_name, make_metric
 from edgemed_training.libraries import prepare_libraries
 
 
 def evaluate_metric(name: str) -> Any:
-    """Return one metric as an instance of a subclass of `evaluate.Metric`.
-
-    Its `compute` gives the score and its 95 % bootstrap interval: {name, name_low, name_high}.
-
-    Args:
-        name: one of `edgemed.metrics.DEFINITIONS`.
+    """Return one metric of `edgemed.metrics.DEFINITIONS` as an `evaluate.Metric`.
 
     Raises:
         MissingExtra: `evaluate` or `datasets` is not installed.
         UsageError: there is no such metric.
     """
-    if name not in DEFINITIONS:
-        nearest = difflib.get_close_matches(name, DEFINITIONS, n=1)
-        raise UsageError(
-            f"There is no metric {name!r}." + (f" Did you mean {nearest[0]}?" if nearest else ""),
-            hint=f"Choose one of {', '.join(DEFINITIONS)}.",
-        )
+    check_metric_name(name)
     prepare_libraries("evaluate", "datasets")
+    import datasets
     import evaluate
-    from datasets import Features, Value
 
-    features = Features({"predictions": Value("string"), "references": Value("string")})
-    # keep_in_memory: else evaluate leaves a file and its lock in the user's cache folder.
-    return _metric_class(evaluate, features, name)(keep_in_memory=True)
-
-
-def _metric_class(evaluate: Any, features: Any, name: str) -> Any:
-    def info(_metric: object) -> Any:
-        return evaluate.MetricInfo(description=DEFINITIONS[name], citation="", features=features)
-
-    def compute(_metric: object, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        items = [score_item(*both) for both in zip(predictions, references, strict=True)]
-        score = corpus_scores(items)[name]
-        return {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
-
-    return type(f"Edgemed_{name}", (evaluate.Metric,), {"_info": info, "_compute": compute})
+    return make_metric(name, evaluate, datasets)

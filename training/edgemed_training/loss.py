@@ -4,9 +4,12 @@ No tensor of (rows, tokens, vocabulary) is ever made: with 128,000 tokens it wou
 The model's `forward` is replaced, so that DDP and FSDP see every call.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
+from edgemed_training.attention import ATTENTION_NAME, borders_known
 from edgemed_training.encoding import IGNORED
 
 CHUNK_TOKENS = 1024
@@ -17,25 +20,40 @@ def use_answer_loss(causal_model: Any) -> None:
     """Make a causal language model compute the loss over its labels without keeping logits.
 
     With labels its forward returns the summed cross entropy over `num_items_in_batch`, or its mean where
-    that is not given; logits are None, and there is no cache. Without labels it is what it was.
+    that is not given; logits are None, and there is no cache. Without gradients it returns `hits`, too: how
+    many labels the likeliest token meets. Without labels it is what it was.
 
     Args:
         causal_model: of transformers, before an adapter is put around it.
     """
-    from transformers.modeling_outputs import CausalLMOutputWithPast
-
-    original = causal_model.forward
+    original, output = causal_model.forward, _output_class()
 
     def forward(*args: Any, labels: Any = None, num_items_in_batch: Any = None, **inputs: Any) -> Any:
         if labels is None:
             return original(*args, **inputs)
-        hidden = causal_model.base_model(*args, **inputs | {"use_cache": False}).last_hidden_state
-        total, count = _summed_cross_entropy(causal_model, hidden, labels)
-        return CausalLMOutputWithPast(
-            loss=total / (count if num_items_in_batch is None else num_items_in_batch)
-        )
+        # Packed rows with other attention than ours keep their mask: it is what divides the documents.
+        ours = causal_model.config._attn_implementation == ATTENTION_NAME and "cu_seq_lens_q" in inputs
+        with borders_known() if ours else contextlib.nullcontext():
+            hidden = causal_model.base_model(*args, **inputs | {"use_cache": False}).last_hidden_state
+        total, count, hits = _summed_cross_entropy(causal_model, hidden, labels)
+        return output(loss=total / (count if num_items_in_batch is None else num_items_in_batch), hits=hits)
 
     causal_model.forward = forward
+
+
+@functools.cache
+def _output_class() -> Any:
+    from dataclasses import dataclass
+
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    @dataclass
+    class AnswerLossOutput(CausalLMOutputWithPast):  # type: ignore[misc]
+        """A field of the output: what wraps a model copies fields alone."""
+
+        hits: Any = None
+
+    return AnswerLossOutput
 
 
 def loss_difference(model: Any, *, token_count: int = 24) -> float:
@@ -62,8 +80,8 @@ def loss_difference(model: Any, *, token_count: int = 24) -> float:
     return float((ours.loss - theirs).abs() / theirs.abs().clamp(min=1e-3))
 
 
-def _summed_cross_entropy(causal_model: Any, hidden: Any, labels: Any) -> tuple[Any, int]:
-    """Return the sum over all labelled positions, and their number.
+def _summed_cross_entropy(causal_model: Any, hidden: Any, labels: Any) -> tuple[Any, int, Any]:
+    """Return the sum over all labelled positions, their number, and without gradients the hits among them.
 
     Args:
         causal_model: its output head and config are used.
@@ -80,15 +98,22 @@ def _summed_cross_entropy(causal_model: Any, hidden: Any, labels: Any) -> tuple[
     def chunk_loss(states: Any, targets: Any) -> Any:
         return torch.nn.functional.cross_entropy(head(states).float(), targets, reduction="sum")
 
+    def chunk_loss_and_hits(states: Any, targets: Any) -> tuple[Any, Any]:
+        logits = head(states).float()
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return loss, (logits.argmax(-1) == targets).sum()
+
     # The sum over nothing still belongs to the graph: every process of several must go backward.
     total = states.float().sum() * 0
+    hits = None if torch.is_grad_enabled() else torch.zeros((), dtype=torch.long, device=targets.device)
     for start in range(0, len(targets), CHUNK_TOKENS):
         chunk = states[start : start + CHUNK_TOKENS], targets[start : start + CHUNK_TOKENS]
         if torch.is_grad_enabled():
             total = total + checkpoint(chunk_loss, *chunk, use_reentrant=False, preserve_rng_state=False)
         else:
-            total = total + chunk_loss(*chunk)
-    return total, max(len(targets), 1)
+            loss, found = chunk_loss_and_hits(*chunk)
+            total, hits = total + loss, hits + found
+    return total, max(len(targets), 1), hits
 
 
 def _head(causal_model: Any) -> Callable[[Any], Any]:

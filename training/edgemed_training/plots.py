@@ -1,33 +1,73 @@
-"""Line charts as SVG, written by hand: no library, no script, light and dark by the reader's own choice.
+"""Line charts as SVG, written by hand: no script, light and dark by the reader's own choice. As PNG by resvg.
 
 A chart is drawn for a telephone's width and grows with the page. Used by `report`.
 """
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
+
+from edgemed.errors import MissingExtra
+from edgemed_training.errors import TrainingError
 
 WIDTH, PLOT_HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 36
 LEGEND_LINE, LEGEND_COLUMNS = 17, 2
 LARGEST_COUNT = 300
 """Points of one line; longer ones are averaged, so that a report stays small."""
-CHART_STYLE = """
-.chart { --c0:#0060a8; --c1:#b24700; --c2:#00795c; --c3:#a3327d; --c4:#6f5600; --c5:#5b4bc4; --c6:#3d4852; }
-.chart { --ink:#1b2126; --faint:#d5dade; font: 11px system-ui, sans-serif; }
-@media (prefers-color-scheme: dark) {
-.chart { --c0:#6db7f2; --c1:#f5a068; --c2:#56cfab; --c3:#ec93cb; --c4:#e2c65c; --c5:#b5aaff; --c6:#b4c0ca; }
-.chart { --ink:#e4e9ed; --faint:#3a444d; }
+_LIGHT = {
+    "c0": "#0060a8",
+    "c1": "#b24700",
+    "c2": "#00795c",
+    "c3": "#a3327d",
+    "c4": "#6f5600",
+    "c5": "#5b4bc4",
+    "c6": "#3d4852",
+    "ink": "#1b2126",
+    "faint": "#d5dade",
+    "paper": "#fff",
 }
+_DARK = {
+    "c0": "#6db7f2",
+    "c1": "#f5a068",
+    "c2": "#56cfab",
+    "c3": "#ec93cb",
+    "c4": "#e2c65c",
+    "c5": "#b5aaff",
+    "c6": "#b4c0ca",
+    "ink": "#e4e9ed",
+    "faint": "#3a444d",
+    "paper": "#14191d",
+}
+_SHAPES = """
 .chart text { fill: var(--ink); }
 .chart .grid { stroke: var(--faint); }
 .chart .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 """
-_BACKGROUND = """
-svg { background: #fff; }
-@media (prefers-color-scheme: dark) { svg { background: #14191d; } }
-"""
+
+
+def _variables(colours: Mapping[str, str]) -> str:
+    return ".chart {" + "".join(f" --{name}:{colour};" for name, colour in colours.items()) + " }"
+
+
+CHART_STYLE = f"""
+.chart {{ font: 11px system-ui, sans-serif; }}
+{_variables(_LIGHT)}
+@media (prefers-color-scheme: dark) {{
+{_variables(_DARK)}
+}}{_SHAPES}"""
+_BACKGROUND = "svg { background: var(--paper); }"
+_VARIABLE = re.compile(r"var\(--(\w+)\)")
+_FONTS = (
+    "Arial, Liberation Sans, Helvetica, Segoe UI, DejaVu Sans, Noto Sans, Roboto, Ubuntu, FreeSans, "
+    "Nimbus Sans, Cantarell, Verdana, Tahoma, Droid Sans, Piboto, sans-serif"
+)
+"""For PNG: the renderer draws no text at all in a family that is not there."""
+_PNG_SCALE = 3
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "", "6 3", "2 3")
 
 
@@ -77,6 +117,48 @@ def standalone(svg: str) -> str:
     """Return a chart as a file of its own, its style within."""
     head, end, rest = svg.partition("</title>")
     return f"{head}{end}<style>{_BACKGROUND}{CHART_STYLE}</style>{rest}\n"
+
+
+def png(svg: str) -> bytes:
+    """Return a chart as a PNG of three times its size, on white.
+
+    Raises:
+        MissingExtra: resvg-py is not installed.
+        TrainingError: this machine has no font that the text could be drawn with.
+    """
+    if find_spec("resvg_py") is None:
+        raise MissingExtra(
+            "Charts as PNG need resvg-py, which is not installed here; as SVG they are written.",
+            hint="pip install 'edgemed[train]'",
+        )
+    if not draws_text():
+        raise TrainingError(
+            "This machine has no font to draw the charts' text with: they are written as SVG, not as PNG.",
+            hint="Install a font, such as fonts-dejavu-core on Debian, or look at the SVG files.",
+        )
+    head, end, rest = svg.partition("</title>")
+    style = f"<style>.chart text {{ font-size: 11px; font-family: {_FONTS}; }}{_SHAPES}</style>"
+    # The renderer knows no CSS variables.
+    return _rendered(_VARIABLE.sub(lambda name: _LIGHT[name[1]], f"{head}{end}{style}{rest}"))
+
+
+@functools.cache
+def draws_text() -> bool:
+    """Whether a letter leaves ink: without a font the renderer leaves text out in silence."""
+    with_text, without = (
+        _rendered(
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 20">'
+            f'<text x="2" y="15" font-size="12" font-family="{_FONTS}">{text}</text></svg>'
+        )
+        for text in ("e0", "")
+    )
+    return with_text != without
+
+
+def _rendered(svg: str) -> bytes:
+    import resvg_py
+
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=_PNG_SCALE, background=_LIGHT["paper"]))
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -6,11 +6,13 @@ Called by `train` and `evaluate`. Everything comes from a local folder; nothing 
 import json
 import os
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from edgemed.errors import MissingExtra
 from edgemed_training.base_model import BaseModel
 from edgemed_training.errors import BaseModelError
 from edgemed_training.recipe import LoraSection, Recipe
@@ -103,6 +105,8 @@ def load_base(base: BaseModel, recipe: Recipe, *, attention: str = "sdpa") -> An
     import torch
     from safetensors import SafetensorError
 
+    if recipe.base.quantization == "nf4":
+        _check_quantizing_library()
     number_type = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(recipe)]
     is_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
     options: dict[str, Any] = {} if is_fsdp else {"device_map": {"": device()}}
@@ -127,6 +131,25 @@ def load_base(base: BaseModel, recipe: Recipe, *, attention: str = "sdpa") -> An
     model.config.use_cache = False
     keep_cpu_gradients_right(model)
     return model
+
+
+def _check_quantizing_library() -> None:
+    """Refuse a bitsandbytes that does not know this machine's GPU library: else it fails in mid-load.
+
+    Raises:
+        MissingExtra: it has no part for this CUDA version.
+    """
+    import torch
+    from bitsandbytes import cextension
+
+    if torch.cuda.is_available() and isinstance(cextension.lib, cextension.ErrorHandlerMockBNBNativeLibrary):
+        known = ", ".join(cextension.lib.available_versions) or "none"
+        raise MissingExtra(
+            f"bitsandbytes {metadata.version('bitsandbytes')} has no part for CUDA "
+            f"{cextension.lib.requested_version}, which torch uses here (it has parts for: {known}).",
+            hint="Install another bitsandbytes or torch, or set BNB_CUDA_VERSION in the environment to one "
+            'that it has; base.quantization = "none" works without it.',
+        )
 
 
 def _from_folder(base: BaseModel, attention: str, options: dict[str, Any]) -> Any:
@@ -196,6 +219,15 @@ def save_adapter(model: Any, folder: Path, *, base_sha256: str | None = None, st
         path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def check_adapter(folder: Path, *, base_sha256: str, base: BaseModel) -> None:
+    """Refuse, before anything is loaded, an adapter that is missing, pickled or of another base model.
+
+    Raises:
+        BaseModelError: as `load_adapter`.
+    """
+    _adapter_fields(folder, base_sha256, base)
+
+
 def load_adapter(model: Any, folder: Path, *, base_sha256: str, base: BaseModel) -> Any:
     """Put a trained adapter on the base model that it was trained on.
 
@@ -247,6 +279,8 @@ def _joined(model: Any, config: Any) -> Any:
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 by an old name.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        # GPT-2 counted without weights: PEFT turns its matrices by itself.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         return get_peft_model(model, config)
 
 

@@ -1,7 +1,7 @@
 """What a report is made of: runs and evaluations, read from their folders. Used by `report`."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -62,11 +62,11 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[RunFolder], list[Evaluat
     """
     runs: list[RunFolder] = []
     evaluations: list[EvaluationFolder] = []
-    for folder in folders:
+    for folder, name in _named(folders):
         if (folder / EVALUATION_NAME).exists():
-            evaluations.append(_evaluation(folder))
+            evaluations.append(_evaluation(folder, name))
         elif (folder / LOG_NAME).exists():
-            runs.append(_run(folder))
+            runs.append(_run(folder, name))
         elif folder.is_dir():
             raise DataError(
                 f"{folder} holds neither a run ({LOG_NAME}) nor an evaluation ({EVALUATION_NAME}).",
@@ -91,7 +91,18 @@ def read_card(path: Path) -> TrainingCard:
         ) from error
 
 
-def _run(folder: Path) -> RunFolder:
+def _named(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield each folder once, with as much of the end of its path as tells it from the others."""
+    paths = {folder.resolve().parts: folder for folder in folders}
+    for parts, folder in paths.items():
+        others = [other for other in paths if other != parts]
+        length = next(
+            (n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others)), len(parts)
+        )
+        yield folder, "/".join(parts[-length:])
+
+
+def _run(folder: Path, name: str) -> RunFolder:
     log = _json_lines(folder / LOG_NAME, LogLine)
     for number, line in enumerate(log, 1):
         if line.get("step") is None or line.get("epoch") is None:
@@ -99,13 +110,13 @@ def _run(folder: Path) -> RunFolder:
                 f"{folder / LOG_NAME}, line {number}, has no step or epoch.", hint="Leave this folder out."
             )
     card = read_card(folder / CARD_NAME) if (folder / CARD_NAME).exists() else None
-    return RunFolder(_name(folder), log, card)
+    return RunFolder(name, log, card)
 
 
-def _evaluation(folder: Path) -> EvaluationFolder:
+def _evaluation(folder: Path, name: str) -> EvaluationFolder:
     evaluation = read_evaluation(folder / EVALUATION_NAME)
     answers = _json_lines(folder / ANSWERS_NAME, AnswerLine)
-    found = EvaluationFolder(_name(folder), evaluation, answers)
+    found = EvaluationFolder(name, evaluation, answers)
     systems = {system.system for system in evaluation.systems}
     counted = {system: sum(line.system == system for line in answers) for system in systems}
     if found.main_system not in systems or any(count != evaluation.items for count in counted.values()):
@@ -135,7 +146,3 @@ def _json_lines(path: Path, kind: type[Struct]) -> list[Struct]:
         what = "one unfinished line" if unfinished else "nothing"
         raise DataError(f"{path} holds {what}.", hint="Leave this folder out.")
     return found
-
-
-def _name(folder: Path) -> str:
-    return folder.name or folder.resolve().name

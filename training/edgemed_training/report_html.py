@@ -6,13 +6,12 @@ Everything that was read from a file is escaped. Used by `report`.
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 
-from edgemed import metrics
 from edgemed_training.card import TrainingCard
 from edgemed_training.evaluate import AnswerLine, SystemScores
 from edgemed_training.plots import CHART_STYLE
 from edgemed_training.report_data import EvaluationFolder, RunFolder
 from edgemed_training.scoring import DEFINITIONS, Score
-from edgemed_training.study_values import MEASURES, MODELS, Measure
+from edgemed_training.study_table import NOT_RECORDED, StudyRow, ours_text
 
 WORST_COUNT = 5
 _SHOWN_CHARACTERS = 1200
@@ -30,7 +29,6 @@ _NAMES = {
     "ended": "Ended with EOS",
 }
 _SHARES = ("exact_match", "squad_exact_match", "degenerate", "ended")
-_NOT_RUN = "not run: needs weights"
 _ON_TOP = (
     '<p class="soft">Scores of answers to held-out questions. No score says that an answer is right: '
     "that takes a clinician. Not a medical device.</p>"
@@ -64,6 +62,7 @@ def page(
     runs: Iterable[RunFolder],
     evaluations: list[EvaluationFolder],
     charts: Mapping[str, list[tuple[str, str]]],
+    study: Iterable[StudyRow],
     *,
     note: str = "",
     with_answers: bool = True,
@@ -74,6 +73,7 @@ def page(
         runs: in the order in which they are shown.
         evaluations: in the order in which they are shown.
         charts: a run's name → captions and SVG elements.
+        study: the study's Table 4.
         note: stands on top, as text.
         with_answers: show the worst answers with their references.
     """
@@ -89,7 +89,7 @@ def page(
         parts += _evaluation(folder, with_answers)
     for run in runs:
         parts += _run(run, charts.get(run.name, []))
-    parts += _study_table(evaluations)
+    parts += _study_table(study)
     return "".join([*parts, "</body></html>\n"])
 
 
@@ -159,39 +159,18 @@ def _card_facts(card: TrainingCard) -> dict[str, str]:
     }
 
 
-def _study_table(evaluations: list[EvaluationFolder]) -> Iterator[str]:
-    from edgemed_training.recipe import load_recipe
-
-    ours = {folder.evaluation.base_model: folder for folder in evaluations if folder.main_system == "adapter"}
+def _study_table(rows: Iterable[StudyRow]) -> Iterator[str]:
     yield "<h2>The study’s Table 4</h2><p>The study’s values stand as it gives them; those that are not "
     yield "recorded here are named so. Ours are of the same base model’s adapter where one was evaluated.</p>"
     yield '<div class="wide"><table><tr><th>Model</th><th>Study value</th><th>Ours</th></tr>'
-    for measure, facts in MEASURES.items():
-        yield _heading(facts.title, f"Definition (ours): {facts.definition}. {facts.remark}", 3)
-        for preset, title in MODELS.items():
-            folder = ours.get(load_recipe(preset).base.name)
-            mine = _study_measure(measure, folder) if folder else _NOT_RUN
-            study = facts.values.get(preset, "not recorded here")
-            yield f"<tr><td>{escape(title)}</td><td>{escape(study)}</td><td>{escape(mine)}</td></tr>"
+    shown = ""
+    for row in rows:
+        if row.title != shown:
+            shown = row.title
+            yield _heading(row.title, f"Definition (ours): {row.definition}. {row.remark}", 3)
+        study, mine = row.study_value or NOT_RECORDED, ours_text(row)
+        yield f"<tr><td>{escape(row.model)}</td><td>{escape(study)}</td><td>{escape(mine)}</td></tr>"
     yield "</table></div>"
-
-
-def _study_measure(measure: Measure, folder: EvaluationFolder) -> str:
-    system = next(s for s in folder.evaluation.systems if s.system == folder.main_system)
-    if measure == "seconds":
-        return _seconds(system)
-    name = "rouge_l" if measure == "rouge" else measure
-    text = " ".join(_score_texts(name, system.scores[name]))
-    if measure == "exact_match":
-        return text
-    mine = [line for line in folder.answers if line.system == folder.main_system]
-    return f"{text} (largest {max(_of_one_answer(measure, line) for line in mine):.3g})"
-
-
-def _of_one_answer(measure: Measure, line: AnswerLine) -> float:
-    if measure == "bleu":
-        return metrics.sentence_bleu(line.answer, line.reference)
-    return metrics.rouge(line.answer, line.reference)[2] if measure == "rouge" else line.token_f1
 
 
 def _heading(title: str, definition: str, columns: int) -> str:

@@ -5,7 +5,7 @@ Called by `train`; `estimate` counts with the same length.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgemed_training.base_model import BaseModel
 from edgemed_training.chat_format import ChatFormat
@@ -146,7 +146,7 @@ def evaluator(recipe: Recipe, chat_format: ChatFormat, base: BaseModel, plan: Ru
     """Return the function that computes loss and answers on the held-out pairs."""
 
     def evaluate(model: Any, accelerator: Any) -> dict[str, float]:
-        found = {"loss": heldout_loss(model, accelerator, plan.heldout_rows, plan.collator, recipe)}
+        found = heldout_scores(model, accelerator, plan.heldout_rows, plan.collator, recipe)._asdict()
         pairs = _spread(plan.heldout.pairs, recipe.eval.generation_items)
         if not pairs or _is_fsdp(accelerator):
             return found
@@ -168,8 +168,19 @@ def evaluator(recipe: Recipe, chat_format: ChatFormat, base: BaseModel, plan: Ru
     return evaluate
 
 
-def heldout_loss(model: Any, accelerator: Any, rows: Sequence[Any], collator: Any, recipe: Recipe) -> float:
-    """Return the mean loss over all answer tokens of the rows, in nats.
+class HeldoutScores(NamedTuple):
+    """What the model makes of answers that it reads, token by token."""
+
+    loss: float
+    """Nats a token."""
+    token_accuracy: float
+    """See `scoring.TOKEN_ACCURACY`."""
+
+
+def heldout_scores(
+    model: Any, accelerator: Any, rows: Sequence[Any], collator: Any, recipe: Recipe
+) -> HeldoutScores:
+    """Return means over all answer tokens of the rows, whatever their batches.
 
     Args:
         model: after `use_answer_loss`.
@@ -180,7 +191,7 @@ def heldout_loss(model: Any, accelerator: Any, rows: Sequence[Any], collator: An
     """
     import torch
 
-    size, total, count = recipe.train.micro_batch_rows, 0.0, 0
+    size, total, hits, count = recipe.train.micro_batch_rows, 0.0, 0, 0
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     # Sharded models compute together, so each process takes all batches.
     mine = (
@@ -194,11 +205,15 @@ def heldout_loss(model: Any, accelerator: Any, rows: Sequence[Any], collator: An
             for name, value in collator(batch).items()
         }
         with torch.no_grad(), accelerator.autocast():
-            total += float(model(**inputs, num_items_in_batch=1).loss)
+            output = model(**inputs, num_items_in_batch=1)
+        total += float(output.loss)
+        hits += int(output.hits)
         count += int((inputs["labels"][:, 1:] != IGNORED).sum())
     model.train(was_training)
-    pieces = [(total, count)] if _is_fsdp(accelerator) else _gathered(accelerator, [(total, count)])
-    return sum(part for part, _count in pieces) / max(sum(number for _total, number in pieces), 1)
+    mine_alone = [(total, hits, count)]
+    pieces = mine_alone if _is_fsdp(accelerator) else _gathered(accelerator, mine_alone)
+    losses, all_hits, counts = (sum(part) for part in zip(*pieces, strict=True))
+    return HeldoutScores(losses / max(counts, 1), all_hits / max(counts, 1))
 
 
 def _gathered(accelerator: Any, pieces: list[Any]) -> list[Any]:

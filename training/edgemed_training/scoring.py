@@ -13,6 +13,11 @@ DEFINITIONS = metrics.DEFINITIONS | {
     "ended": "share of answers that the model ended by itself, with an end token"
 }
 
+TOKEN_ACCURACY = (
+    "share of the held-out answers' tokens that the model would have put first, each with the true answer "
+    "before it in sight: no answer is written, so it says little about answers"
+)
+
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One metric over all answers, with its 95 % bootstrap interval."""

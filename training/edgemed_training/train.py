@@ -17,13 +17,14 @@ from typing import Any
 import msgspec
 
 from edgemed import __version__
-from edgemed.errors import StorageError
+from edgemed.errors import EdgemedError, StorageError
 from edgemed.operating_system import lock_file, write_atomically
 from edgemed_training import checkpoints
 from edgemed_training.base_model import BaseModel
 from edgemed_training.card import CARD_NAME, EncodingFacts, TrainingCard, best_step
-from edgemed_training.chat_format import ChatFormat
+from edgemed_training.chat_format import CHAT_TEMPLATE_NAME, ChatFormat
 from edgemed_training.checkpoints import RunIdentity
+from edgemed_training.encoding import EncodedPairs
 from edgemed_training.errors import TrainingFailed
 from edgemed_training.libraries import prepare_libraries
 from edgemed_training.recipe import Recipe
@@ -112,7 +113,7 @@ def _one_process_of(out: Path, identity: RunIdentity, progress: Progress) -> Ite
             )
             _ = joined.device
         if is_first:
-            out.parent.mkdir(parents=True, exist_ok=True)
+            _make_parent(out)
             stack.enter_context(lock_file(out.with_name(f".{out.name}.lock")))
             checkpoints.claim_folder(out, identity)
             _checkpoint, sentences = checkpoints.find_checkpoint(out)
@@ -121,6 +122,15 @@ def _one_process_of(out: Path, identity: RunIdentity, progress: Progress) -> Ite
         if identity.processes > 1:
             PartialState().wait_for_everyone()
         yield checkpoints.find_checkpoint(out)[0]
+
+
+def _make_parent(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{out.parent} cannot be made: {error.strerror}.", hint="Name another folder with --out."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -155,6 +165,9 @@ def _train(
     max_length = clamp_length(recipe, base, progress)
     encoded = encode_file(data.train, chat_format, recipe, max_length, TRAIN_NAME)
     heldout = encode_file(data.heldout, chat_format, recipe, max_length, HELDOUT_NAME)
+    for name, pairs in ((TRAIN_NAME, encoded), (HELDOUT_NAME, heldout)):
+        for sentence in _losses_of(name, pairs, max_length):
+            progress(sentence)
     try:
         model = qlora.attach_adapter(
             qlora.load_base(base, recipe, attention=choose_attention(recipe)), recipe, base
@@ -164,7 +177,7 @@ def _train(
             recipe,
             out,
             precision=qlora.precision(recipe),
-            checkpointing=_prepare_recomputing(model, recipe, base, plan),
+            checkpointing=_prepare_recomputing(model, recipe, base, max_length),
             on_cpu=not has_cuda(),
         )
         trainer = build_trainer(
@@ -178,29 +191,45 @@ def _train(
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
-        raise _no_memory(error) from error
+        row_tokens = max_length if recipe.train.packing != "off" else encoded.longest
+        raise _no_memory(error, recipe, base, row_tokens) from error
     best = out / BEST_NAME
     if not best.is_dir():
         trainer.save_model(str(best))
     card = _card(recipe, base, data, plan, trainer, chat_format, time.monotonic() - started)
     if trainer.is_world_process_zero():
-        _write_adapter(best, out / ADAPTER_NAME, card)
+        _write_adapter(best, out / ADAPTER_NAME, card, chat_format.own_template)
         write_atomically(out / CARD_NAME, _json(card))
     return RunReport(out / ADAPTER_NAME, card, checkpoint.name if checkpoint else None)
 
 
-def _prepare_recomputing(model: Any, recipe: Recipe, base: BaseModel, plan: RunPlan) -> bool:
-    """Decide whether activations are computed again in the backward pass, and prepare the model for it."""
-    from edgemed_training.estimate import activations_fit
+def _losses_of(name: str, pairs: EncodedPairs, max_length: int) -> Iterator[str]:
+    """Yield what did not fit of a file's pairs."""
+    if cut := sum(example.cut for example in pairs.examples):
+        yield (
+            f"{name}: {cut} of {len(pairs.examples)} answers ({pairs.cut_share:.1%}) are cut at "
+            f"{max_length} tokens."
+        )
+    for reason, count in pairs.dropped.items():
+        yield f"{name}: {count} pairs are left out: {reason}."
 
-    wanted = recipe.train.activation_checkpointing
-    on = wanted == "on" or (wanted == "auto" and not activations_fit(recipe, base, plan.max_length))
+
+def _prepare_recomputing(model: Any, recipe: Recipe, base: BaseModel, max_length: int) -> bool:
+    """Decide whether activations are computed again in the backward pass, and prepare the model for it."""
+    on = _recomputes(recipe, base, max_length)
     if on:
         model.enable_input_require_grads()
     return on
 
 
-def _write_adapter(best: Path, adapter: Path, card: TrainingCard) -> None:
+def _recomputes(recipe: Recipe, base: BaseModel, max_length: int) -> bool:
+    from edgemed_training.estimate import activations_fit
+
+    wanted = recipe.train.activation_checkpointing
+    return wanted == "on" or (wanted == "auto" and not activations_fit(recipe, base, max_length))
+
+
+def _write_adapter(best: Path, adapter: Path, card: TrainingCard, template: str | None) -> None:
     """Put the adapter under its name when all of it is on the disk, with its base's fingerprint."""
     from edgemed_training.qlora import ADAPTER_CONFIG_NAME, BASE_SHA256_KEY
 
@@ -213,6 +242,8 @@ def _write_adapter(best: Path, adapter: Path, card: TrainingCard) -> None:
         fields["target_modules"].sort()  # PEFT writes a set
     path.write_bytes(msgspec.json.format(msgspec.json.encode(fields, order="sorted"), indent=2) + b"\n")
     (written / CARD_NAME).write_bytes(_json(card))
+    if template is not None:
+        (written / CHAT_TEMPLATE_NAME).write_bytes(template.encode())
     shutil.rmtree(adapter, ignore_errors=True)
     written.rename(adapter)
 
@@ -285,9 +316,28 @@ def _json(card: TrainingCard) -> bytes:
     return msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"
 
 
-def _no_memory(error: Exception) -> TrainingFailed:
+def _no_memory(error: Exception, recipe: Recipe, base: BaseModel, row_tokens: int) -> TrainingFailed:
+    from edgemed_training.estimate import memory_bytes, model_size
+
+    train = recipe.train
+    said, rows = " ".join(str(error).split())[:200].rstrip("."), train.micro_batch_rows
+    recompute, needed = True, ""
+    with contextlib.suppress(EdgemedError):  # what the run is short of matters more than the estimate
+        recompute = _recomputes(recipe, base, row_tokens)
+        parts = memory_bytes(
+            model_size(base, recipe), recipe, micro_tokens=rows * row_tokens, recompute=recompute
+        )
+        shown = ", ".join(f"{size / 2**30:.2f} {name}" for name, size in parts.items())
+        needed = f" It is estimated to need {sum(parts.values()) / 2**30:.2f} GiB ({shown})"
+        needed += f" with {rows} rows of {row_tokens} tokens."
+    lower = [
+        f"train.micro_batch_rows (now {rows})" if rows > 1 else "",
+        f"train.max_length (below {row_tokens})",
+        f"eval.batch_size (now {recipe.eval.batch_size})" if recipe.eval.generation_items else "",
+    ]
+    also = "" if recompute else ' Or set train.activation_checkpointing = "on".'
     return TrainingFailed(
-        f"The GPU has too little memory: {' '.join(str(error).split())[:200]}",
-        hint="Lower train.micro_batch_rows, lower train.max_length, or set train.activation_checkpointing = "
-        '"on"; `edgemed-train check` estimates what is needed.',
+        f"The GPU has too little memory for this run: {said}.{needed}",
+        hint=f"Lower {', '.join(filter(None, lower))}, in this order.{also} A changed recipe is another run: "
+        "name a new folder with --out.",
     )
