@@ -178,9 +178,9 @@ def merge_command(base: Path, adapters: tuple[str, ...], out: Path, dtype: str |
 @FOLDER_OPTION
 @JSON_OPTION
 def text_model_command(folder: Path, out: Path, as_json: bool) -> None:
-    """Write the text model of the Gemma 3 folder FOLDER, which reads images too.
+    """Write the text model alone of a Gemma 3 FOLDER.
 
-    Training and the other commands take the new folder.
+    Published Gemma 3 reads images too; training and the other commands take the new folder.
     """
     from edgemed_convert.output import readable_bytes
     from edgemed_convert.text_model import write_text_model

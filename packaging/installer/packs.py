@@ -1,0 +1,141 @@
+"""Install the kit's packs and trust its root.json, through the edgemed that was just built."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app_build import clean_environment
+from operating_system import sharing_lock
+from places import Places, python_of
+from stick import Kit
+from talk import Talk, megabytes, plain
+
+from edgemed.errors import EdgemedError
+
+ROOT = "root.json"
+_WORKER = Path(__file__).with_name("pack_worker.py").read_text(encoding="utf-8")
+"""Read at once: the stick may be pulled later."""
+
+
+class PackRefused(EdgemedError):
+    """The installed edgemed did not take a pack; it keeps that error's exit code."""
+
+    def __init__(self, message: str, *, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Runs `pack_worker.py` with the Python of an installed version."""
+
+    version: Path
+    lock: int
+
+    def ask(self, order: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Give one order and return the answer.
+
+        Raises:
+            PackRefused: edgemed's own error, or that it ended without an answer.
+        """
+        # Files, not pipes: neither side ever waits for the other.
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaint:
+            given.write(json.dumps(order).encode("ascii"))
+            given.seek(0)
+            process = subprocess.Popen(
+                [str(python_of(self.version)), "-I", "-c", _WORKER],
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=complaint,
+                env=clean_environment(),
+                **sharing_lock(self.lock),
+            )
+            with process:
+                try:
+                    answer = _answer(process, progress)
+                except BaseException:
+                    # Also Ctrl+C: nothing goes on behind the person's back.
+                    process.kill()
+                    raise
+            if answer:
+                return answer
+            complaint.seek(0)
+            words = complaint.read().decode("utf-8", "replace").strip().splitlines()
+        raise PackRefused(
+            f"The new edgemed could not be asked: {plain(words[-1]) if words else 'it ended without a word'}",
+            hint="Start again; if it fails again, send this line to your IT staff.",
+            exit_code=EdgemedError.exit_code,
+        )
+
+
+def _answer(process: "subprocess.Popen[bytes]", progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Read what the worker says; nothing if it ended without an answer."""
+    answer: dict[str, Any] = {}
+    for line in process.stdout or ():
+        said = _decoded(line)
+        if "done_bytes" in said:
+            progress(said["done_bytes"], said["total_bytes"])
+        elif "error" in said:
+            raise PackRefused(plain(said["error"]), hint=plain(said["hint"]), exit_code=said["exit_code"])
+        else:
+            answer = said or answer
+    return answer
+
+
+def _decoded(line: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def install_packs(kit: Kit, worker: Worker, places: Places, talk: Talk) -> str | None:
+    """Install all packs, models first; return the model that should be used from now on, None for no change.
+
+    Raises:
+        PackRefused: names the file or the pack.
+    """
+    names = {}
+    for pack in kit.listed.packs:
+        talk.say(f"      {pack.kind} {pack.name}, {megabytes(pack.size_bytes)}")
+        order: dict[str, Any] = {
+            "do": "install",
+            "name": pack.name,
+            "sha256": pack.sha256,
+            "folder": str(kit.path(pack.folder)),
+        }
+        if pack.is_cut:
+            order["join_in"] = str(places.joining(pack.sha256))
+            order["files"] = [
+                {
+                    "name": file.name,
+                    "sha256": file.sha256,
+                    "pieces": [[str(kit.path(one.path)), one.size_bytes, one.sha256] for one in file.pieces],
+                }
+                for file in pack.files
+            ]
+        names[pack.name] = worker.ask(order, talk.progress)["installed"]
+    models = [pack.name for pack in kit.listed.packs if pack.kind == "model"]
+    if not models:
+        return None
+    order = {"do": "choose", "names": {name: names[name] for name in models}}
+    chosen: str | None = worker.ask(order, talk.progress)["chosen"]
+    return chosen
+
+
+def trust_root(kit: Kit, worker: Worker, talk: Talk) -> None:
+    """Trust the kit's root.json for updates, if it has one and the kit is signed."""
+    if ROOT not in kit.sums:
+        return
+    if kit.key is None:
+        talk.say("      root.json is not trusted: this kit is not signed.")
+        return
+    order = {"do": "trust", "root": str(kit.path(ROOT)), "sha256": kit.sums[ROOT]}
+    note = worker.ask(order, talk.progress)["note"]
+    if note:
+        talk.say(f"      {plain(note)}")
