@@ -91,6 +91,13 @@ def test_a_dead_engine_makes_a_sample_invalid() -> None:
     assert (found.reasons, found.verdict) == (["engine_died"], "invalid")
 
 
+def test_a_neighbour_on_the_host_slows_the_canary_and_not_the_answers() -> None:
+    """A shared virtual machine called 18 % of its idle samples suspect, and they were as fast as the others."""
+    virtual = FOUR_CORES._replace(virtual_machine=True)
+    assert judge(Counters(canary_ratio=1.79), virtual).verdict == "ok"
+    assert judge(Counters(canary_ratio=2.5), virtual).reasons == ["slow_canary"]
+
+
 def test_one_busy_core_is_seen_on_two_cores_and_on_sixteen() -> None:
     """As a share of all it is a half of the one and a sixteenth of the other."""
     for cpus in (2, 16):

@@ -52,6 +52,7 @@ class Watch:
         read_counters: Callable[[], machine_counters.Counters] = machine_counters.read_counters,
         read_process: Callable[[int], ProcessCounters | None] = machine_counters.process_counters,
         own_seconds: Callable[[], float] = time.process_time,
+        virtual_machine: bool | None = None,
     ) -> None:
         """Measure the canary's reference if none is given; the other arguments are for tests."""
         self.canary = canary or Canary()
@@ -61,6 +62,9 @@ class Watch:
         self._own_seconds = own_seconds
         self._moments: deque[_Moment] = deque(maxlen=_KEPT_MOMENTS)
         self._total_memory_bytes = machine.total_memory_bytes()
+        self._virtual_machine = (
+            machine_counters.virtual_machine() if virtual_machine is None else virtual_machine
+        )
         self._before: _Moment | None = None
         self._poll: _Poll | None = None
 
@@ -125,6 +129,7 @@ class Watch:
                 expected_busy_cores=expected_busy_cores,
                 from_disk=from_disk,
                 engine_died=engine_died,
+                virtual_machine=bool(self._virtual_machine),
             ),
         )
 
