@@ -6,7 +6,7 @@ The stock build either serves one processor (and dies of an illegal instruction 
 plug-ins, puts them where the package does not find them. Here llama.cpp is built from the sdist's own source
 with all plug-ins, and packed with the sdist's Python files: one `py3-none` wheel, each library once, the same
 bytes from the same sources and the same compiler, in whatever folder. Needs cmake, ninja, patchelf, binutils
-and gcc (aarch64 elsewhere: g++-aarch64-linux-gnu). Windows: engine_windows.md beside this file.
+and gcc (aarch64 elsewhere: g++-aarch64-linux-gnu). There is no recipe for Windows yet.
 """
 
 import argparse
