@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgemed.errors import ModelCorrupt, ModelError, ModelUnsupported, StorageError
+from edgemed.ggml_types import FILE_TYPES, GGML_TYPES
 from edgemed.languages import later
 from edgemed.languages import text as _
 from edgemed.manifest import ModelShape
@@ -55,45 +56,6 @@ _SCALARS = {
     12: ("float64", "<d"),
 }
 _STRING, _ARRAY = 8, 9
-
-# ggml's number → (llama.cpp's spelling, elements in a block, bytes of a block).
-GGML_TYPES = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 40),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-    42: ("Q2_0", 64, 18),
-}
 
 _SHARD_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -144,6 +106,12 @@ class GGUFHeader:
         if not architecture or not architecture.isprintable():
             raise _damaged(self.path, "it does not name the model's architecture")
         return architecture
+
+    @property
+    def quantization_type(self) -> str | None:
+        """Return what the file says that it was quantized to, such as Q4_K_M; None if it does not say."""
+        number = self.metadata.get("general.file_type")
+        return FILE_TYPES.get(number) if type(number) is int else None
 
     def text(self, key: str) -> str | None:
         """Return a metadata value that is text, else None."""

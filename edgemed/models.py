@@ -636,6 +636,7 @@ def _manifest_of(headers: Sequence[GGUFHeader], files: list[ModelFile], name: st
         context_length=context_length_of(first) or 1,
         license=plain_line(license_name) if license_name else None,
         base_model=plain_line(base_model) if base_model else None,
+        quantization_type=None if is_adapter else first.quantization_type,
         base_sha256=base_sha256 if base_sha256 and re.fullmatch("[0-9a-f]{64}", base_sha256) else None,
     )
 
@@ -782,7 +783,7 @@ def _with_origin(manifest: ModelManifest, origin: Origin | None) -> ModelManifes
         source=plain_line(origin.source),
         license=plain_line(origin.license or "") or manifest.license,
         base_model=plain_line(origin.base_model or "") or manifest.base_model,
-        quantization_type=origin.quantization_type,
+        quantization_type=origin.quantization_type or manifest.quantization_type,
     )
 
 

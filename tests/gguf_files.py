@@ -52,6 +52,7 @@ def write_tiny_llama(
     quantization_type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     license_name: str | None = "apache-2.0",
     shards: int = 1,
+    file_type: int | None = None,
     add_bos: bool = False,
     endless: bool = False,
     seed: int = 0,
@@ -76,6 +77,8 @@ def write_tiny_llama(
         writer.add_name(name)
     if license_name is not None:
         writer.add_license(license_name)
+    if file_type is not None:
+        writer.add_file_type(file_type)
     writer.add_context_length(context_length)
     writer.add_embedding_length(EMBEDDING_LENGTH)
     writer.add_block_count(BLOCK_COUNT)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import llama_cpp
 import pytest
 
 from edgemed.errors import ModelCorrupt, ModelError, ModelUnsupported
+from edgemed.ggml_types import FILE_TYPES, GGML_TYPES
 from edgemed.gguf_header import (
-    GGML_TYPES,
     ArraySummary,
     context_length_of,
     read_header,
@@ -53,6 +54,17 @@ def gguf_bytes(pairs: list[bytes], tensors: list[bytes] | None = None, *, versio
 def test_the_table_of_types_is_that_of_the_gguf_package() -> None:
     for number, (block_elements, block_bytes) in gguf.GGML_QUANT_SIZES.items():
         assert GGML_TYPES[int(number)] == (number.name, block_elements, block_bytes)
+
+
+def test_the_names_of_quantizations_are_llama_cpp_s() -> None:
+    prefixes = ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_")
+    theirs = {
+        getattr(llama_cpp, name): name.removeprefix(prefix)
+        for prefix in prefixes
+        for name in dir(llama_cpp)
+        if name.startswith(prefix)
+    }
+    assert theirs == FILE_TYPES
 
 
 def test_a_model_is_described_as_it_was_written(tmp_path: Path) -> None:

@@ -95,6 +95,14 @@ def test_a_bare_file_gets_a_manifest_from_its_header(tmp_path: Path) -> None:
     verify_model(model)
 
 
+@pytest.mark.parametrize(("number", "quantization_type"), [(15, "Q4_K_M"), (999, None), (None, None)])
+def test_a_bare_file_is_called_what_it_says_it_was_quantized_to(
+    tmp_path: Path, number: int | None, quantization_type: str | None
+) -> None:
+    source = write_tiny_llama(tmp_path / "tiny.gguf", file_type=number)
+    assert install_model(source).manifest.quantization_type == quantization_type
+
+
 @pytest.mark.parametrize("field", ["notice", "license", "base_model"])
 @pytest.mark.parametrize("text", ["no\x1b]0;owned\x07tice", "\x9b2J", "read \u202eback"])
 def test_a_pack_whose_words_a_terminal_would_obey_is_refused(pack: Path, field: str, text: str) -> None:

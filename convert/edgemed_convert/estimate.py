@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgemed import machine
 from edgemed.errors import NotEnoughMemory, StorageError
-from edgemed.gguf_header import GGML_TYPES
+from edgemed.ggml_types import GGML_TYPES
 from edgemed_convert.output import readable_bytes
 from edgemed_convert.quantization_types import QUANTIZATION_TYPES, UNQUANTIZED_TYPES
 from edgemed_convert.safetensors_file import BLOCK_BYTES, Weights

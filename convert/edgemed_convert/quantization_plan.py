@@ -10,7 +10,8 @@ from math import prod
 from pathlib import Path, PureWindowsPath
 
 from edgemed.errors import ModelUnsupported, UsageError
-from edgemed.gguf_header import GGML_TYPES, GGUFHeader, TensorInfo, read_shards, tensor_types
+from edgemed.ggml_types import GGML_TYPES
+from edgemed.gguf_header import GGUFHeader, TensorInfo, read_shards, tensor_types
 from edgemed_convert.errors import CheckFailed, LlamaCppError
 from edgemed_convert.imatrix_file import FloatArray, ImportanceMatrix, check_belongs, read_imatrix
 from edgemed_convert.llama.connection import ProcessLost

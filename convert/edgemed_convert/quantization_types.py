@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from edgemed.errors import UsageError
-from edgemed.gguf_header import GGML_TYPES
+from edgemed.ggml_types import GGML_TYPES
 
 UNQUANTIZED_TYPES = ("F32", "F16", "BF16")
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edgemed import errors as edgemed_errors
 from edgemed import machine
 from edgemed.errors import ModelUnsupported
-from edgemed.gguf_header import GGML_TYPES, read_shards
+from edgemed.ggml_types import GGML_TYPES
+from edgemed.gguf_header import read_shards
 from edgemed_convert.llama.connection import Connection, OnProgress
 from edgemed_convert.llama.messages import (
     ActivationSums,
