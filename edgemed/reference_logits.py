@@ -4,6 +4,9 @@ A hash says that the bytes are those that the engineers tested; this says that t
 chat template, a broken kernel or a bad memory module changes the distributions, not the file. Written by
 `edgemed-bench reference`, carried in a pack, compared by the benchmarks' fidelity suite.
 
+The file also says how long the model's answers are: a benchmark tells before it starts how long it will take,
+and a slow machine would need minutes to find out.
+
 Of each position the most probable tokens are kept, and one number for all others: the divergence of such a
 distribution is never larger than the true one (docs/experiments.md has by how much it is smaller).
 """
@@ -22,6 +25,7 @@ from edgemed.engine.messages import ChatMessage, Distributions
 from edgemed.errors import ModelCorrupt, StorageError
 from edgemed.manifest import MANIFEST_NAME, REFERENCE_LOGITS_NAME, encode_manifest, read_manifest
 from edgemed.operating_system import write_atomically
+from edgemed.records import Suite
 
 TOP_TOKENS = 32
 MEAN_KL_LIMIT_NATS = 2e-3
@@ -58,6 +62,8 @@ class ReferenceLogits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     llama_cpp_version: str
     top: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     texts: Annotated[list[ReferenceText], msgspec.Meta(min_length=1)]
+    answer_tokens: dict[Suite, list[Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]]] = {}
+    """Lengths of the answers that the model wrote, greedily, to questions of the benchmarks' suites."""
 
 
 class TextFidelity(NamedTuple):

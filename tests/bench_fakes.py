@@ -22,16 +22,24 @@ from edgemed.engine.messages import (
 )
 from edgemed.manifest import ModelManifest, Sampling
 from edgemed.models import find_model
-from edgemed.records import Energy, Item, Validity
+from edgemed.records import Energy, Item, Suite, Validity
+
+
+def usual(tokens: int) -> dict[Suite, list[int]]:
+    """All answers have this length."""
+    return {"latency": [tokens], "quality": [tokens], "safety": [tokens]}
+
 
 PI_WITH_8B = Speed(
-    load_seconds=60, prefill_rate=8, decode_rate=1.9, characters_per_token=4, answer_tokens=160
+    load_seconds=60, prefill_rate=8, decode_rate=1.9, characters_per_token=4, answer_tokens=usual(160)
 )
 """As measured for an 8B model on a Raspberry Pi 500."""
 LAPTOP_WITH_1B = Speed(
-    load_seconds=2, prefill_rate=120, decode_rate=15, characters_per_token=4, answer_tokens=160
+    load_seconds=2, prefill_rate=120, decode_rate=15, characters_per_token=4, answer_tokens=usual(160)
 )
-FAST = Speed(load_seconds=0.5, prefill_rate=5000, decode_rate=500, characters_per_token=4, answer_tokens=100)
+FAST = Speed(
+    load_seconds=0.5, prefill_rate=5000, decode_rate=500, characters_per_token=4, answer_tokens=usual(100)
+)
 
 
 class FakeEngine:

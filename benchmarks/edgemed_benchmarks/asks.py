@@ -5,15 +5,17 @@ The suites list their asks, the most telling first, so that any beginning of a l
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from edgemed.engine.messages import ChatMessage
 from edgemed.records import Sample, Suite
+from edgemed_benchmarks import canary
 
-OVERHEAD_SECONDS = 0.05
-"""Around each answer: the canary, the counters and the line on the disk."""
+T = TypeVar("T")
+
+CANARY_EVERY_SECONDS = canary.EVERY_NS / 1e9
 
 
 class Ask(NamedTuple):
@@ -30,7 +32,10 @@ class Work(NamedTuple):
 
     read_characters: int
     """Of the prompt, without what a saved prefix spares."""
-    written_tokens: float = 0
+    read_tokens: float = 0
+    """What is read besides, where the number of tokens is known."""
+    written_tokens: Sequence[float] = (0,)
+    """Of the answer: one number, or several that are equally likely."""
     fixed_seconds: float = 0.0
     at_most_seconds: float = float("inf")
     """The answer is cut then."""
@@ -45,16 +50,26 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     decode_rate: float
     """Tokens per second."""
     characters_per_token: float
-    answer_tokens: float
-    """Of a usual answer that ends by itself."""
+    overhead_seconds: float = 0.0
+    """Around each answer: to hand it to the engine and back, the counters, the line on the disk."""
+    canary_seconds: float = 0.0
+    """Of the fixed piece of work, which is done at most once in `CANARY_EVERY_SECONDS`."""
+    answer_tokens: dict[Suite, list[int]]
+    """Lengths of usual answers to the questions of the suites latency, quality and safety, equally likely."""
+    answers_known: bool = True
+    """False: most of these lengths are a guess, for the model is too slow to see how long its answers are."""
 
 
 def seconds_of(work: Work, speed: Speed) -> float:
     """Return how long an ask will take."""
-    reading = work.read_characters / speed.characters_per_token / speed.prefill_rate
-    writing = work.written_tokens / speed.decode_rate
-    answer = max(reading, min(reading + writing, work.at_most_seconds))
-    return OVERHEAD_SECONDS + work.fixed_seconds + answer
+    tokens = work.read_tokens + work.read_characters / speed.characters_per_token
+    reading = tokens / speed.prefill_rate
+    answers = [
+        max(reading, min(reading + written / speed.decode_rate, work.at_most_seconds))
+        for written in work.written_tokens
+    ]
+    seconds = speed.overhead_seconds + work.fixed_seconds + sum(answers) / len(answers)
+    return seconds + speed.canary_seconds * min(1.0, seconds / CANARY_EVERY_SECONDS)
 
 
 def characters_of(messages: Sequence[ChatMessage]) -> int:
@@ -80,7 +95,7 @@ def spread(groups: Sequence[Sequence[Ask]]) -> list[Ask]:
     return [ask for *_place, ask in sorted(placed)]
 
 
-def in_turn(groups: Sequence[Sequence[Ask]]) -> list[Ask]:
+def in_turn(groups: Sequence[Sequence[T]]) -> list[T]:
     """Take one of each list after the other until all are empty."""
     longest = max(map(len, groups), default=0)
     return [group[index] for index in range(longest) for group in groups if index < len(group)]

@@ -414,11 +414,25 @@ def suites_import(file: Path, as_json: bool, **options: Any) -> None:
 @click.option("--model", metavar="NAME", help="An installed model, or the path of a GGUF file.")
 @click.option("--out", type=PATH, metavar="FILE", help="Such as reference_logits.bin.")
 @click.option("--pack", type=PATH, metavar="FOLDER", help="A pack, which takes them up.")
-@click.option("--texts", type=int, default=40, show_default=True, metavar="N", help="How many answers.")
+@click.option("--texts", type=int, default=40, show_default=True, metavar="N", help="Answers to read.")
+@click.option(
+    "--answers",
+    type=int,
+    default=24,
+    show_default=True,
+    metavar="N",
+    help="Answers of each suite to write, for their lengths.",
+)
 @click.option("--threads", type=int, metavar="N", help="Default: the app's way.")
 @JSON_OPTION
 def reference_command(
-    model: str | None, out: Path | None, pack: Path | None, texts: int, threads: int | None, as_json: bool
+    model: str | None,
+    out: Path | None,
+    pack: Path | None,
+    texts: int,
+    answers: int,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Write what the engineers' model gives, for its pack.
 
@@ -433,8 +447,9 @@ def reference_command(
         out,
         pack=pack,
         texts=texts,
+        answers=answers,
         threads=threads,
-        progress=lambda done, total: line.count(done, total, "answers"),
+        progress=line.count,
     )
     line.clear()
     if as_json:

@@ -37,7 +37,7 @@ def warm_up_seconds(settings: Settings, material: Material, speed: Speed) -> flo
     if not any(material.items.values()):
         return 0.0
     characters = characters_of(messages_of(warm_up_item(material)[1], material.manifest))
-    return seconds_of(Work(characters, WARM_UP_TOKENS), speed)
+    return seconds_of(Work(characters, written_tokens=(WARM_UP_TOKENS,)), speed)
 
 
 def after_load_seconds(settings: Settings, material: Material, speed: Speed) -> float:
@@ -75,11 +75,11 @@ def _work(settings: Settings, ask: Ask, material: Material, speed: Speed) -> Wor
                 item,
                 manifest,
                 ask,
-                answer_tokens=speed.answer_tokens,
+                answer_tokens=speed.answer_tokens["latency"],
                 limit_seconds=settings.limit_full_seconds,
             )
         case "energy":
-            return suite_energy.work_of(item, manifest, speed.answer_tokens)
+            return suite_energy.work_of(item, manifest, speed.answer_tokens["latency"])
         case "endurance":
             return suite_endurance.work_of(item, manifest, ask)
     return _written_or_scored(ask, item, manifest, speed)
@@ -90,8 +90,13 @@ def _written_or_scored(ask: Ask, item: Item, manifest: ModelManifest, speed: Spe
     most = suite_quality.ANSWER_TOKENS if ask.suite == "quality" else suite_safety.ANSWER_TOKENS
     if kind == "text":
         options = sum(map(len, item.options))
-        return Work(characters_of(short_answer_messages(item, manifest)) + options)
+        characters = characters_of(short_answer_messages(item, manifest)) + options
+        # A few words are too few for the prefill to be faster than writing: each option is one step more.
+        return Work(characters, written_tokens=(len(item.options),))
     if kind in ("letters", "written"):
         characters = characters_of(choice_messages(item, manifest, range(len(item.options))))
-        return Work(characters, suite_quality.CHOICE_TOKENS if kind == "written" else 0)
-    return Work(characters_of(messages_of(item, manifest)), min(most, speed.answer_tokens))
+        return Work(characters, written_tokens=(suite_quality.CHOICE_TOKENS,) if kind == "written" else (0,))
+    usual = speed.answer_tokens["quality" if ask.suite == "quality" else "safety"]
+    return Work(
+        characters_of(messages_of(item, manifest)), written_tokens=[min(most, tokens) for tokens in usual]
+    )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from edgemed import machine, paths
@@ -12,6 +13,7 @@ from edgemed_benchmarks.energy import IDLE_SECONDS, Meter, choose
 from edgemed_benchmarks.energy_manual import MeterReading
 from edgemed_benchmarks.errors import ItemError
 from edgemed_benchmarks.fingerprint import machine_fields
+from edgemed_benchmarks.overhead import Overhead, measure_overhead
 from edgemed_benchmarks.run_settings import EnergyNeeds
 from edgemed_benchmarks.telemetry import Point, Telemetry
 from edgemed_benchmarks.watch import Watch
@@ -70,6 +72,14 @@ class MachineSide:
             window_seconds=source.least_seconds,
             each_answer=source.grade == "A",
         )
+
+    def overhead(self, folder: Path) -> Overhead:
+        """Return what is done around each answer when the record is in this folder.
+
+        Raises:
+            StorageError: nothing can be written there.
+        """
+        return measure_overhead(folder, self._watch.canary)
 
     def start(self, now_ns: Callable[[], int]) -> None:
         """Begin to collect telemetry; `now_ns` is the journal's time."""

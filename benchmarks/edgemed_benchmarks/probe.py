@@ -1,26 +1,30 @@
 """A quarter of a minute before the run: how fast is this model here? The estimate stands on it."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from edgemed.engine.messages import Answer, Event, Piece
 from edgemed.errors import QuestionTooLong
 from edgemed.manifest import ModelManifest
-from edgemed.records import Item
+from edgemed.records import Item, Suite
 from edgemed.session import DEFAULT_MAX_TOKENS
-from edgemed_benchmarks.asks import Speed, characters_of
+from edgemed_benchmarks.asks import Speed, characters_of, in_turn
 from edgemed_benchmarks.item_messages import messages_of
 from edgemed_benchmarks.outcome import answer_of, greedy
+from edgemed_benchmarks.run_settings import ANSWERED_SUITES, Material, free_items
+from edgemed_benchmarks.stats import median
 from edgemed_benchmarks.suite_latency import StoppableEngine
 
 PROBE_SECONDS = 15.0
 SHORT_ANSWER_TOKENS = 16
-USUAL_ANSWER_TOKENS = 160.0
+USUAL_ANSWER_TOKENS = 160
 """Where the model is too slow to write an answer to its end within the probe."""
+ENOUGH_ANSWERS = 3
+"""Of a suite: fewer say little about how long its answers are."""
 _LONG_ENOUGH_CHARACTERS = 250
 """About 64 tokens: less says little about the prefill."""
-_MOST_ANSWERS = 12
+_MOST_ANSWERS = 36
 
 
 class ProbedEngine(StoppableEngine, Protocol):
@@ -30,44 +34,84 @@ class ProbedEngine(StoppableEngine, Protocol):
         """Block until the model is loaded."""
 
 
-def probe(engine: ProbedEngine, manifest: ModelManifest, items: Sequence[Item]) -> Speed:
+class _Asked(NamedTuple):
+    item: Item
+    answer: Answer
+    seconds: float
+    """From the question to the end of the answer, as this process saw it."""
+
+
+def probe(engine: ProbedEngine, material: Material, items: Sequence[Item]) -> Speed:
     """Load the model, read and write a little; on a fast machine also some whole answers.
+
+    Args:
+        items: what is asked when the material has nothing that is answered in words.
 
     Raises:
         EdgemedError: as the engine says.
     """
+    manifest = material.manifest
     started = time.monotonic()
     engine.wait_until_ready()
     load_seconds = time.monotonic() - started
     ends_at = time.monotonic() + PROBE_SECONDS
+    by_suite = free_items(material.items) or {"latency": list(items)}
+    items = [item for each in by_suite.values() for item in each]
     prompt = min(items, key=lambda item: abs(len(item.question) - _LONG_ENOUGH_CHARACTERS))
     # The first answer also saves the prefix, and touches what is not in memory yet.
     _short(engine, manifest, min(items, key=lambda item: len(item.question)), 1)
-    asked = [(prompt, _short(engine, manifest, prompt, SHORT_ANSWER_TOKENS))]
-    whole = _whole_answers(engine, manifest, items, ends_at)
-    ended = [answer.generated_tokens for _item, answer in whole if answer.stop_reason != "cancelled"]
-    cut = [answer.generated_tokens for _item, answer in whole if answer.stop_reason == "cancelled"]
-    asked += whole
-    read_tokens = [max(1, answer.prompt_tokens - answer.reused_tokens) for _item, answer in asked]
+    asked = [_short(engine, manifest, prompt, SHORT_ANSWER_TOKENS)]
+    whole = _whole_answers(engine, manifest, by_suite, ends_at)
+    asked += [each for answers in whole.values() for each in answers]
+    read_tokens = [max(1, each.answer.prompt_tokens - each.answer.reused_tokens) for each in asked]
+    known = material.reference.answer_tokens if material.reference else {}
+    lengths: dict[Suite, list[int]] = {
+        suite: known.get(suite) or _lengths(whole.get(suite, [])) for suite in ANSWERED_SUITES
+    }
     return Speed(
         load_seconds=load_seconds,
-        prefill_rate=_rate(read_tokens, [answer.prefill_seconds for _item, answer in asked]),
+        prefill_rate=_rate(read_tokens, [each.answer.prefill_seconds for each in asked]),
         decode_rate=_rate(
-            [answer.generated_tokens - 1 for _item, answer in asked],
-            [answer.decode_seconds for _item, answer in asked],
+            [each.answer.generated_tokens - 1 for each in asked],
+            [each.answer.decode_seconds for each in asked],
         ),
-        characters_per_token=sum(characters_of(messages_of(item, manifest)) for item, _answer in asked)
+        characters_per_token=sum(characters_of(messages_of(each.item, manifest)) for each in asked)
         / sum(read_tokens),
-        answer_tokens=max(sum(ended) / len(ended) if ended else USUAL_ANSWER_TOKENS, *cut, 1),
+        overhead_seconds=median([_overhead(each) for each in asked]).value or 0.0,
+        answer_tokens=lengths,
+        answers_known=all(
+            known.get(suite) or sum(map(_has_ended, whole[suite])) >= min(ENOUGH_ANSWERS, len(of_suite))
+            for suite, of_suite in by_suite.items()
+        ),
     )
+
+
+def _lengths(asked: Sequence[_Asked]) -> list[int]:
+    """Return the lengths of the answers; one that was cut is as long as a usual one at least."""
+    lengths = [
+        each.answer.generated_tokens
+        if _has_ended(each)
+        else max(each.answer.generated_tokens, USUAL_ANSWER_TOKENS)
+        for each in asked
+    ]
+    return lengths or [USUAL_ANSWER_TOKENS]
+
+
+def _has_ended(asked: _Asked) -> bool:
+    return asked.answer.stop_reason != "cancelled"
+
+
+def _overhead(asked: _Asked) -> float:
+    return max(0.0, asked.seconds - asked.answer.prefill_seconds - asked.answer.decode_seconds)
 
 
 def _rate(tokens: Sequence[int], seconds: Sequence[float]) -> float:
     return max(1, sum(tokens)) / max(sum(seconds), 1e-4)
 
 
-def _short(engine: ProbedEngine, manifest: ModelManifest, item: Item, tokens: int) -> Answer:
-    return answer_of(
+def _short(engine: ProbedEngine, manifest: ModelManifest, item: Item, tokens: int) -> _Asked:
+    started = time.monotonic()
+    answer = answer_of(
         engine.measure(
             messages_of(item, manifest),
             max_tokens=tokens,
@@ -76,34 +120,47 @@ def _short(engine: ProbedEngine, manifest: ModelManifest, item: Item, tokens: in
             sampling=greedy(manifest),
         )
     )
+    return _Asked(item, answer, time.monotonic() - started)
 
 
 def _whole_answers(
-    engine: ProbedEngine, manifest: ModelManifest, items: Sequence[Item], ends_at: float
-) -> list[tuple[Item, Answer]]:
-    """Return the answers that there was time for; the last one may be cut."""
-    answers: list[tuple[Item, Answer]] = []
-    for item in items[:: max(1, len(items) // _MOST_ANSWERS)][:_MOST_ANSWERS]:
+    engine: ProbedEngine,
+    manifest: ModelManifest,
+    by_suite: Mapping[Suite, Sequence[Item]],
+    ends_at: float,
+) -> dict[Suite, list[_Asked]]:
+    """Return the answers that there was time for, of each suite about as many; the last one may be cut."""
+    most = _MOST_ANSWERS // len(by_suite)
+    answers: dict[Suite, list[_Asked]] = {suite: [] for suite in by_suite}
+    pairs = in_turn(
+        [
+            [(suite, item) for item in items[:: max(1, len(items) // most)][:most]]
+            for suite, items in by_suite.items()
+        ]
+    )
+    for suite, item in pairs:
         if time.monotonic() > ends_at:
             break
         try:
-            answers.append((item, _whole_answer(engine, manifest, item, ends_at)))
+            answers[suite].append(_whole_answer(engine, manifest, item, ends_at))
         except QuestionTooLong:
             continue
     return answers
 
 
-def _whole_answer(engine: ProbedEngine, manifest: ModelManifest, item: Item, ends_at: float) -> Answer:
+def _whole_answer(engine: ProbedEngine, manifest: ModelManifest, item: Item, ends_at: float) -> _Asked:
     def stop_in_time(events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
             if isinstance(event, Piece) and time.monotonic() > ends_at:
                 engine.stop()
             yield event
 
+    started = time.monotonic()
     events = engine.measure(
         messages_of(item, manifest),
         max_tokens=DEFAULT_MAX_TOKENS,
         reuse="saved_prefix",
         sampling=greedy(manifest),
     )
-    return answer_of(stop_in_time(events))
+    answer = answer_of(stop_in_time(events))
+    return _Asked(item, answer, time.monotonic() - started)

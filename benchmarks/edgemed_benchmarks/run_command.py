@@ -63,7 +63,13 @@ def run_new(options: RunOptions, out: Path | None, talk: Talk, line: ProgressLin
     with one_benchmark(), Interruption() as interruption:
         busy_cores = _wait_until_idle(interruption, line, LOOK_EVERY_SECONDS if force else WAIT_SECONDS)
         with _machine_side(options, interruption, talk) as machine:
-            prepared = prepare(options, interruption, energy=machine.energy, on_step=line.step)
+            prepared = prepare(
+                options,
+                interruption,
+                energy=machine.energy,
+                overhead=machine.overhead(path.absolute().parent),
+                on_step=line.step,
+            )
             line.clear()
             labels = labels_of(prepared.models)
             for text in plan_lines(prepared, labels):

@@ -9,10 +9,19 @@ from edgemed.manifest import ModelManifest
 from edgemed.records import Item, Suite
 from edgemed.reference_logits import ReferenceLogits
 from edgemed_benchmarks.asks import Ask
+from edgemed_benchmarks.item_files import ItemSuite
 
 Profile = Literal["quick", "standard", "full"]
 SUITES: tuple[Suite, ...] = ("latency", "quality", "safety", "fidelity", "energy", "endurance")
+ANSWERED_SUITES: tuple[ItemSuite, ...] = ("latency", "quality", "safety")
+"""Their questions are answered in words, wholly or in part."""
 MINUTES: dict[Profile, float] = {"quick": 10, "standard": 60, "full": 480}
+
+
+def free_items(items: Mapping[Suite, Sequence[Item]]) -> dict[Suite, list[Item]]:
+    """Return the questions that are answered in words, by suite; suites without any are left out."""
+    free = {suite: [item for item in items.get(suite, []) if not item.options] for suite in ANSWERED_SUITES}
+    return {suite: found for suite, found in free.items() if found}
 
 
 class EnergyNeeds(NamedTuple):

@@ -27,6 +27,11 @@ def plan_lines(prepared: Prepared, labels: Sequence[str]) -> list[str]:
     counts = ", ".join(f"{count} {suite}" for suite, count in plan.counts.items())
     lines.append(f"Questions{each}: {counts}.")
     lines += [f"Left out: {suite} ({reason})." for suite, reason in plan.skipped.items()]
+    if not all(speed.answers_known for speed in prepared.speeds):
+        lines.append(
+            "How long the answers are is not known: the model is slow here, and its pack does not say. "
+            "The run may end early."
+        )
     lines.append(f"This takes about {readable_seconds(prepared.seconds)}. Leave the machine alone meanwhile.")
     return lines
 

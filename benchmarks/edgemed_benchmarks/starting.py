@@ -1,5 +1,6 @@
 """What happens before the first question: find models and questions, see how fast all is, make the plan."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,10 +18,13 @@ from edgemed_benchmarks.asks import Speed
 from edgemed_benchmarks.errors import ItemError
 from edgemed_benchmarks.interruption import Interruption
 from edgemed_benchmarks.item_files import ItemSet, find_item_set, shipped_sets
+from edgemed_benchmarks.overhead import Overhead
 from edgemed_benchmarks.plan import Plan, make_plan, plan_seconds
 from edgemed_benchmarks.probe import probe
 from edgemed_benchmarks.run_settings import MINUTES, SUITES, EnergyNeeds, Material, Settings
 
+NO_OVERHEAD = Overhead(0.0, 0.0)
+_SHORT_LOAD_SECONDS = 2.0
 _ASK_LATENCY_ITEMS = {"latency", "energy", "endurance"}
 
 
@@ -65,9 +69,13 @@ def prepare(
     interruption: Interruption,
     *,
     energy: EnergyNeeds | str,
+    overhead: Overhead = NO_OVERHEAD,
     on_step: Callable[[str], None] = lambda _words: None,
 ) -> Prepared:
     """Find models and questions, measure the models' speed for some seconds each, and make the plan.
+
+    Args:
+        overhead: what is done around each answer, besides asking.
 
     Raises:
         UsageError, ItemError: as `choose` says, or nothing can be asked.
@@ -88,7 +96,14 @@ def prepare(
     speeds = []
     for model, material in zip(chosen, materials, strict=True):
         on_step(f"{model.name}: seeing how fast it is here")
-        speeds.append(_probe(options, model, material, sets, interruption))
+        found = _probe(options, model, material, sets, interruption)
+        speeds.append(
+            msgspec.structs.replace(
+                found,
+                overhead_seconds=found.overhead_seconds + overhead.each_seconds,
+                canary_seconds=overhead.canary_seconds,
+            )
+        )
     plan = make_plan(settings, materials, speeds)
     used = set(plan.counts) | ({"latency"} if _ASK_LATENCY_ITEMS & set(plan.counts) else set())
     return Prepared(
@@ -193,10 +208,19 @@ def _probe(
     sets: Sequence[ItemSet],
     interruption: Interruption,
 ) -> Speed:
-    items = material.items.get("latency") or [item for each in sets for item in each.items]
     with interruption.waiting():
         engine = open_arm(options, model)
         try:
-            return probe(engine, model.manifest, items)
+            found = probe(engine, material, [item for each in sets for item in each.items])
+        finally:
+            engine.close()
+        if found.load_seconds < _SHORT_LOAD_SECONDS:
+            return found
+        # The first load read the file from the disk; those of the run find it in memory, if there is enough.
+        engine = open_arm(options, model)
+        try:
+            started = time.monotonic()
+            engine.wait_until_ready()
+            return msgspec.structs.replace(found, load_seconds=time.monotonic() - started)
         finally:
             engine.close()

@@ -37,7 +37,8 @@ def asks(items: Sequence[Item], manifest: ModelManifest, profile: str, speed: Sp
 
 def work_of(item: Item, manifest: ModelManifest, ask: Ask) -> Work:
     """Return what an ask makes the engine do."""
-    return Work(characters_of(messages_of(item, manifest)), forced_tokens(ask.condition) or 0)
+    forced = forced_tokens(ask.condition) or 0
+    return Work(characters_of(messages_of(item, manifest)), written_tokens=(forced,))
 
 
 def sample(

@@ -35,9 +35,9 @@ def asks(items: Sequence[Item], profile: str, needs: EnergyNeeds, mean_seconds: 
     ]
 
 
-def work_of(item: Item, manifest: ModelManifest, answer_tokens: float) -> Work:
+def work_of(item: Item, manifest: ModelManifest, answer_tokens: Sequence[int]) -> Work:
     """Return what an ask makes the engine do."""
-    return Work(characters_of(messages_of(item, manifest)), answer_tokens)
+    return Work(characters_of(messages_of(item, manifest)), written_tokens=answer_tokens)
 
 
 def sample(engine: BenchEngine, item: Item, manifest: ModelManifest, *, seed: int = 0) -> Outcome:

@@ -82,13 +82,13 @@ def length_of(item: Item) -> str:
 
 
 def work_of(
-    item: Item, manifest: ModelManifest, ask: Ask, *, answer_tokens: float, limit_seconds: float
+    item: Item, manifest: ModelManifest, ask: Ask, *, answer_tokens: Sequence[int], limit_seconds: float
 ) -> Work:
     """Return what an ask makes the engine do."""
     forced = forced_tokens(ask.condition)
     return Work(
         characters_of(messages_of(item, manifest)),
-        min(answer_tokens, DEFAULT_MAX_TOKENS) if forced is None else forced,
+        written_tokens=answer_tokens if forced is None else (forced,),
         fixed_seconds=SETTLING_SECONDS + 0.5 if "busy:1" in ask.condition else 0.0,
         at_most_seconds=CUT_FACTOR * limit_seconds if forced is None else float("inf"),
     )
