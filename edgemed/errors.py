@@ -15,7 +15,8 @@ EdgemedError                exit 1    anything planned that fits no family below
 └── UpdateRefused           exit 7    an update that is not what headquarters signed, or no newer
 
 130 (interrupted from the keyboard), 143 (terminated) and 129 (terminal closed) follow the shell's custom.
-The message says what and which file; `hint` says what to do. Only `cli.main` of each tool catches them.
+The message says what and which file; `hint` says what to do. Of the four command lines only
+`command_line.py` catches them.
 """
 
 

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import io
 import os
-import secrets
 import signal
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
-from edgemed.errors import FileInUse, StorageError
+from edgemed.errors import FileInUse, StorageError, Terminated
 from edgemed.languages import later
 from edgemed.languages import text as _
 
@@ -170,7 +169,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that its name stands for the old bytes or for the new ones, never for a part."""
-    written = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    written = path.with_name(f"{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         write_durably(written, data)
         replace_file(written, path)
@@ -195,6 +194,15 @@ def on_termination(handler: Callable[[int], None]) -> None:
     for number in signals:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
+
+
+def raise_on_termination() -> None:
+    """Raise `Terminated` in the main thread when the system or a closed window asks this process to end."""
+
+    def end(exit_code: int) -> None:
+        raise Terminated(exit_code)
+
+    on_termination(end)
 
 
 def ignore_termination_signals() -> None:

@@ -9,7 +9,6 @@ standard library; a key with a password takes 1 GiB of memory and some seconds t
 import argparse
 import base64
 import binascii
-import getpass
 import hashlib
 import os
 import secrets
@@ -19,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from passwords import ask_password
+
 from edgemed.errors import EdgemedError, MissingExtra, StorageError, UsageError
 from edgemed.minisign import PublicKey
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _OPS_LIMIT, _MEMORY_LIMIT = 33_554_432, 1_073_741_824
 """libsodium's "sensitive" limits, which minisign takes."""
+_LEFT_OPEN = "--no-password leaves the key file open."
 _KEY_BYTES = 2 + 2 + 2 + 32 + 8 + 8 + 104
 
 
@@ -50,11 +52,14 @@ class SecretKey:
         return f"untrusted comment: minisign public key {public.fingerprint}\n{public.line}\n"
 
 
-def read_secret_key(path: Path, ask_password: Callable[[str], str] = getpass.getpass) -> SecretKey:
+def read_secret_key(path: Path, ask: Callable[[str], str] | None = None) -> SecretKey:
     """Read a minisign secret key file; ask for its password if it has one.
 
+    Args:
+        ask: takes a question and returns the password. Default: the terminal.
+
     Raises:
-        UsageError: it is no such file, or the password is wrong.
+        UsageError: it is no such file, the password is wrong, or it cannot be asked for.
         StorageError: it cannot be read.
     """
     try:
@@ -67,7 +72,8 @@ def read_secret_key(path: Path, ask_password: Callable[[str], str] = getpass.get
     secret = raw[54:]
     if raw[2:4] == b"Sc":
         limits = int.from_bytes(raw[38:46], "little"), int.from_bytes(raw[46:54], "little")
-        secret = _mask(secret, ask_password(f"Password of {path.name}: "), raw[6:38], limits)
+        password = (ask or _ask_to_open)(f"Password of {path.name}: ")
+        secret = _mask(secret, password, raw[6:38], limits)
     key_id, seed, public, checksum = secret[:8], secret[8:40], secret[40:72], secret[72:]
     # minisign leaves the checksum of a key without a password empty: the two halves tell as much.
     if raw[2:4] == b"Sc" and checksum != _checksum(key_id, seed + public):
@@ -175,6 +181,19 @@ def _write_new(path: Path, text: str) -> None:
         ) from error
 
 
+def _ask_to_open(question: str) -> str:
+    return ask_password(question, hint="Start this in a terminal, or sign with a key without a password.")
+
+
+def _new_password() -> str:
+    password = ask_password("Password of the new key: ", hint=_LEFT_OPEN)
+    if not password:
+        raise UsageError("The password is empty.", hint=_LEFT_OPEN)
+    if ask_password("Once more: ", hint=_LEFT_OPEN) != password:
+        raise UsageError("The two passwords differ.", hint="Try again.")
+    return password
+
+
 def main() -> int:
     """Make a key; return the exit code."""
     parser = argparse.ArgumentParser(description="Make the key that signs kits.")
@@ -183,12 +202,7 @@ def main() -> int:
     parser.add_argument("--no-password", action="store_true", help="leave the key file open")
     arguments = parser.parse_args()
     try:
-        password = "" if arguments.no_password else getpass.getpass("Password of the new key: ")
-        if password and getpass.getpass("Once more: ") != password:
-            raise UsageError("The two passwords differ.", hint="Try again.")
-        if not password and not arguments.no_password:
-            raise UsageError("The password is empty.", hint="--no-password leaves the key file open.")
-        made = make_key(arguments.folder, password)
+        made = make_key(arguments.folder, "" if arguments.no_password else _new_password())
     except EdgemedError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code

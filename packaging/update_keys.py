@@ -4,12 +4,13 @@ Private keys are Ed25519 in PKCS #8, encrypted with a passphrase; root.json says
 sign what.
 """
 
-import getpass
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from passwords import ask_password
 
 from edgemed.errors import UsageError
 from edgemed.operating_system import fsync_file, write_atomically
@@ -203,7 +204,14 @@ def _new_passphrase() -> bytes:
 
 
 def ask_passphrase(question: str) -> bytes:
-    return (os.environ.get(PASSPHRASE_VARIABLE) or getpass.getpass(question)).encode()
+    """Return the passphrase from its environment variable, or from the terminal.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    hint = f"Set {PASSPHRASE_VARIABLE}, or start this in a terminal."
+    return (given or ask_password(question, hint=hint)).encode()
 
 
 def now() -> datetime:

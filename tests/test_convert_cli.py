@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from edgemed_convert import cli as command_line
+from edgemed_convert import inspection
 from edgemed_convert.arguments import (
     clean_name,
     read_adapter,
@@ -136,16 +137,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
-    write_tiny_llama(tmp_path / "model.gguf")
-    with subprocess.Popen(
-        [*CONVERT, "inspect", str(tmp_path / "model.gguf")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()
-        errors = process.stderr.read().decode()
-    assert errors == ""
-    assert process.returncode == command_line.BROKEN_PIPE_EXIT_CODE
+def test_memory_that_runs_out_is_one_sentence(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(path: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(inspection, "inspect_file", run_out)
+    assert run("inspect", "model.gguf") == 3
+    assert capsys.readouterr().err.startswith("error: Memory ran out.\nhint: ")
 
 
 def test_inspect_answers_people_and_machines(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import os
 import secrets
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from edgemed.minisign import (
     verify_file,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 ORDER = 2**252 + 27742317777372353535851937790883648493
 MESSAGE = b"test kit\n"
 # Made with minisign 0.11: `minisign -G -W`, `minisign -S` and `minisign -S -l`.
@@ -206,6 +209,73 @@ def test_a_locked_key_opens_with_its_password_alone(tmp_path: Path) -> None:
         read_secret_key(path, lambda _prompt: "guess")
     made = make_key(tmp_path / "own", "word")
     assert read_secret_key(tmp_path / "own/edgemed.key", lambda _prompt: "word") == made
+
+
+# The password, where a script asks for one.
+
+
+def without_terminal(tmp_path: Path, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a script of `packaging/` in a session that has no terminal; `given` stands on standard input."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "packaging" / words[0]), *words[1:]],
+        cwd=tmp_path,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows asks on the console")
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("kit_signature.py make-key keys", "--no-password"),
+        ("publish_update.py keys keys", "EDGEMED_KEY_PASSPHRASE"),
+    ],
+)
+def test_a_password_without_a_terminal_is_one_sentence(tmp_path: Path, words: str, hint: str) -> None:
+    done = without_terminal(tmp_path, *words.split())
+    assert done.returncode == 2
+    error, advice = done.stderr.splitlines()
+    assert error == "error: The password cannot be asked for: there is no terminal."
+    assert advice.startswith("hint: ") and hint in advice
+    assert list(tmp_path.iterdir()) == []
+
+
+@POSIX
+def test_a_locked_key_without_a_terminal_is_one_sentence(tmp_path: Path) -> None:
+    """As `build_kit.py --key` reads it."""
+    (tmp_path / "locked.key").write_text(LOCKED_KEY, encoding="ascii")
+    program = (
+        "from pathlib import Path; from kit_signature import read_secret_key; from edgemed.errors import UsageError\n"
+        "try: read_secret_key(Path('locked.key'))\n"
+        "except UsageError as error: print(error.message, error.hint)\n"
+    )
+    (tmp_path / "read.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'packaging')!r})\n{program}", encoding="utf-8"
+    )
+    done = without_terminal(tmp_path, str(tmp_path / "read.py"))
+    assert done.stderr == ""
+    assert done.stdout.startswith("The password cannot be asked for: there is no terminal.")
+    assert "without a password" in done.stdout
+
+
+@POSIX
+def test_a_password_from_a_pipe_is_taken(tmp_path: Path) -> None:
+    done = without_terminal(
+        tmp_path, "publish_update.py", "keys", "keys", given="five random words\nfour words\n"
+    )
+    assert done.stderr.startswith("error: The two passphrases differ.")
+    done = without_terminal(tmp_path, "publish_update.py", "keys", "keys", given="five random words\n" * 2)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "keys" / "root.json").is_file()
 
 
 # The list.

@@ -19,7 +19,7 @@ from edgemed_training import sweep as sweep_module
 from edgemed_training.base_model import BaseModel
 from edgemed_training.card import CARD_NAME, EncodingFacts, TrainingCard
 from edgemed_training.checkpoints import RunIdentity, file_sha256
-from edgemed_training.cli import _run, cli
+from edgemed_training.cli import cli
 from edgemed_training.errors import DataError, RecipeError, TrainingError
 from edgemed_training.evaluate import ANSWERS_NAME, EVALUATION_NAME, AnswerLine, Evaluation, SystemScores
 from edgemed_training.plots import LARGEST_COUNT, Line, line_chart, png, standalone, thinned
@@ -28,11 +28,16 @@ from edgemed_training.report import write_report
 from edgemed_training.scoring import DEFINITIONS, TOKEN_ACCURACY, Score
 from edgemed_training.sweep import Sweep, sweep, table
 
+from edgemed.command_line import run_command_line
 from edgemed.errors import EdgemedError, MissingExtra
 from tests.training_models import write_data
 
 SHA = "a" * 64
 EVIL = "<script>alert(1)</script>"
+
+
+def _exit_code(arguments: list[str]) -> int:
+    return run_command_line(cli, "edgemed-train", arguments)
 
 
 def card(**changes: Any) -> TrainingCard:
@@ -208,7 +213,7 @@ def test_a_missing_or_damaged_folder_is_one_sentence(
 ) -> None:
     scored, out = write_evaluation(tmp_path / "scored"), tmp_path / "report.html"
     damage(run_folder, scored)
-    assert _run(["report", str(run_folder), str(scored), "--out", str(out)]) == DataError.exit_code
+    assert _exit_code(["report", str(run_folder), str(scored), "--out", str(out)]) == DataError.exit_code
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("error: ")
     assert sentence in said[0]
@@ -436,7 +441,7 @@ def test_a_sweep_with_a_failed_run_ends_with_exit_code_1(
     runs = [sweep_module.SweptRun(folder="r-4", values={"lora.r": 4}, state="failed", error="no")]
     monkeypatch.setattr(sweep_module, "sweep", lambda *args, **options: Sweep(select_by="loss", runs=runs))
     options = ["--data", str(tmp_path), "--base", str(tmp_path), "--out", str(tmp_path)]
-    assert _run(["sweep", "recipes/paper_table1", *options]) == 1
+    assert _exit_code(["sweep", "recipes/paper_table1", *options]) == 1
     assert "1 of 1 runs failed: r-4." in capsys.readouterr().err
 
 

@@ -1,48 +1,34 @@
-"""The command line `edgemed-bench`: parse, call one function, print. `main` is the only catcher."""
+"""The command line `edgemed-bench`: parse, call one function, print."""
 
-import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgemed import __version__
-from edgemed.errors import EdgemedError
+from edgemed import __version__, operating_system
+from edgemed.command_line import (
+    JSON_OPTION,
+    OrderedCommandLine,
+    clear_before_errors,
+    clear_progress,
+    run_command_line,
+    say,
+    write_json,
+    write_text,
+)
+from edgemed_benchmarks.cli_options import ITEMS_OPTION, MODEL_OPTION, PATH, REFERENCE_OPTION, run_options
+from edgemed_benchmarks.cli_suites import suites_group
 
-BROKEN_PIPE_EXIT_CODE = 141
-INTERRUPTED_EXIT_CODE = 130
+if TYPE_CHECKING:
+    from edgemed_benchmarks.run_text import ProgressLine
+
 DAMAGED_EXIT_CODE = 1
 
-PATH = click.Path(path_type=Path)
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-MODEL_OPTION = click.option(
-    "--model",
-    "models",
-    multiple=True,
-    metavar="NAME",
-    help="An installed model, or the path of a GGUF file; several are compared. Default: the one in use.",
+
+@click.group(
+    cls=OrderedCommandLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
 )
-ITEMS_OPTION = click.option(
-    "--items",
-    "item_sets",
-    multiple=True,
-    metavar="NAME",
-    help="A set of questions (suites list) or its file, in place of edgemed's own of its suite.",
-)
-REFERENCE_OPTION = click.option(
-    "--reference", type=PATH, metavar="FILE", help="Reference logits. Default: those in the model's pack."
-)
-
-
-class _InOrder(click.Group):
-    """Lists its commands in the order of the work."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(__version__, message="edgemed-bench %(version)s")
 def cli() -> None:
     """What this machine and this model really do: how fast, how good, how safe.
@@ -58,48 +44,7 @@ def cli() -> None:
 )
 @MODEL_OPTION
 @click.option("--out", type=PATH, metavar="FILE", help="The record file. Default: a new one in this folder.")
-@click.option(
-    "--suite",
-    "suites",
-    multiple=True,
-    type=click.Choice(["latency", "quality", "safety", "fidelity", "energy", "endurance"]),
-    help="Measure only this; may be given several times. Default: all.",
-)
-@click.option(
-    "--minutes", type=float, metavar="N", help="Take as much as fits into this time. Default: 10, 60 or 480."
-)
-@ITEMS_OPTION
-@REFERENCE_OPTION
-@click.option(
-    "--limit-first",
-    type=float,
-    default=8.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="In which the first words must come.",
-)
-@click.option(
-    "--limit-full",
-    type=float,
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="In which the whole answer must be there.",
-)
-@click.option(
-    "--threads", type=int, metavar="N", help="Default: the app's way, which follows the free cores."
-)
-@click.option("--context-length", type=int, metavar="TOKENS", help="Default: as in the app, up to 4096.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of the questions' order.")
-@click.option(
-    "--battery-wh",
-    "battery_watt_hours",
-    type=float,
-    metavar="WH",
-    help="What the battery holds when full, from its label, where the system does not tell.",
-)
-@click.option("--meter", is_flag=True, help="Ask for the readings of a meter in the socket (Wh).")
-@click.option("--no-texts", is_flag=True, help="Keep no answers in the file: they cannot be scored later.")
+@run_options
 @click.option("-y", "--yes", is_flag=True, help="Start without asking.")
 @click.option("--force", is_flag=True, help="Start in spite of warnings; the record says so.")
 @JSON_OPTION
@@ -173,11 +118,13 @@ def verify_command(file: Path, as_json: bool) -> None:
 
     found = verify(file)
     if as_json:
-        _echo_json(found._asdict())
+        write_json(found._asdict())
     else:
-        _print(f"{found.path}: {'whole' if found.whole else 'DAMAGED'}, {found.samples} questions answered")
+        write_text(
+            f"{found.path}: {'whole' if found.whole else 'DAMAGED'}, {found.samples} questions answered"
+        )
         if found.problem:
-            _print(found.problem)
+            write_text(found.problem)
     sys.exit(0 if found.whole else DAMAGED_EXIT_CODE)
 
 
@@ -191,10 +138,10 @@ def score_command(file: Path, out: Path | None, as_json: bool) -> None:
 
     scored = score_file(file, out)
     if as_json:
-        _echo_json(scored.scores)
+        write_json(scored.scores)
     else:
-        _print("\n".join(scored.lines))
-        _say(f"All scores, question by question, are in {scored.path}")
+        write_text("\n".join(scored.lines))
+        say(f"All scores, question by question, are in {scored.path}")
 
 
 @cli.command("report")
@@ -217,11 +164,11 @@ def report_command(
 
     found = report(files, out=out, csv_out=csv_out, samples_csv=samples_csv, wh_per_day=wh_per_day)
     if as_json:
-        _echo_json(found.as_json)
+        write_json(found.as_json)
     elif not found.written:
-        _print("\n".join(found.lines))
+        write_text("\n".join(found.lines))
     for path in found.written:
-        _say(f"Written: {path}")
+        say(f"Written: {path}")
 
 
 @cli.command("compare")
@@ -240,9 +187,9 @@ def compare_command(files: tuple[Path, ...], since: str | None, as_json: bool) -
 
     found = compare_files(files, since)
     if as_json:
-        _echo_json(found.as_json)
+        write_json(found.as_json)
     else:
-        _print(found.text, end="")
+        write_text(found.text, end="")
 
 
 @cli.command("rate")
@@ -288,10 +235,10 @@ def rate_command(
         raise click.UsageError("The sheet needs a name: --out SHEET.html.")
     sheet = make_sheet(files, out, questions=questions, seed=seed)
     if as_json:
-        _echo_json(sheet._asdict())
+        write_json(sheet._asdict())
         return
-    _print(f"{sheet.path}: {sheet.questions} questions, {sheet.answers} answers")
-    _print(f"{sheet.key_path}: which model wrote which answer. Keep it closed until all have rated.")
+    write_text(f"{sheet.path}: {sheet.questions} questions, {sheet.answers} answers")
+    write_text(f"{sheet.key_path}: which model wrote which answer. Keep it closed until all have rated.")
 
 
 def _merge_sheets(key_path: Path, sheets: tuple[Path, ...], partial: bool, as_json: bool) -> None:
@@ -300,9 +247,9 @@ def _merge_sheets(key_path: Path, sheets: tuple[Path, ...], partial: bool, as_js
 
     result = merge_sheets(key_path, sheets, partial=partial)
     if as_json:
-        _echo_json(plain(result))
+        write_json(plain(result))
     else:
-        _print("\n".join(rating_lines(result)))
+        write_text("\n".join(rating_lines(result)))
 
 
 @cli.command("pack")
@@ -321,14 +268,14 @@ def pack_command(files: tuple[Path, ...], out: Path, keep_names: bool, yes: bool
 
     prepared = prepare_pack(files, keep_names=keep_names)
     for line in prepared.contents:
-        _say(line)
+        say(line)
     if not _Talk(yes=yes).confirm(f"Write these {len(prepared.data):,} bytes?", unless_asked=True):
         raise click.Abort
     path = write_pack(prepared, out)
     if as_json:
-        _echo_json({"path": path, "bytes": len(prepared.data)})
+        write_json({"path": path, "bytes": len(prepared.data)})
     else:
-        _print(f"{path}: {len(prepared.data):,} bytes")
+        write_text(f"{path}: {len(prepared.data):,} bytes")
 
 
 @cli.command("export")
@@ -350,64 +297,13 @@ def export_command(files: tuple[Path, ...], form: Any, out: Path, as_json: bool)
 
     written = export_files(files, form, out)
     if as_json:
-        _echo_json(written)
+        write_json(written)
         return
     for path in written:
-        _print(str(path))
+        write_text(str(path))
 
 
-@cli.group("suites")
-def suites_group() -> None:
-    """See the sets of questions, and take in your own."""
-
-
-@suites_group.command("list")
-@JSON_OPTION
-def suites_list(as_json: bool) -> None:
-    """List the sets of questions on this computer."""
-    from edgemed_benchmarks.suites_command import list_sets
-
-    sets = list_sets()
-    if as_json:
-        _echo_json([each._asdict() for each in sets])
-        return
-    for each in sets:
-        if each.problem:
-            _say(f"DAMAGED  {each.problem}")
-            continue
-        _print(f"{each.name:<20} {each.suite:<8} {each.items:>6} questions  {each.license}  {each.source}")
-
-
-@suites_group.command("import")
-@click.argument("file", type=PATH)
-@click.option("--name", required=True, metavar="NAME", help="What the set will be called.")
-@click.option("--format", "file_format", metavar="FORMAT", help="Default: seen from the columns.")
-@click.option(
-    "--suite",
-    type=click.Choice(["latency", "quality", "safety"]),
-    default="quality",
-    show_default=True,
-    help="Which suite asks it.",
-)
-@click.option("--source", default="", metavar="TEXT", help="Where the questions are from.")
-@click.option("--license", "licence", default="", metavar="TEXT", help="Under which licence.")
-@click.option(
-    "--training", type=PATH, metavar="FILE", help="Training data: say how many questions are in it, too."
-)
-@click.option("--replace", is_flag=True, help="Replace a set of this name.")
-@JSON_OPTION
-def suites_import(file: Path, as_json: bool, **options: Any) -> None:
-    """Take in a set of your own: MedQA, MedMCQA, MMLU, PubMedQA, K-QA, JSON Lines or CSV.
-
-    Sets under a licence of others are never part of edgemed.
-    """
-    from edgemed_benchmarks.suites_command import import_set
-
-    found = import_set(file, **options)
-    if as_json:
-        _echo_json(found.as_json)
-    else:
-        _print("\n".join(found.lines))
+cli.add_command(suites_group)
 
 
 @cli.command("reference")
@@ -453,47 +349,15 @@ def reference_command(
     )
     line.clear()
     if as_json:
-        _echo_json(made._asdict())
+        write_json(made._asdict())
     else:
-        _print(f"{made.path}: {made.texts} answers, {made.positions} tokens, {made.size_bytes:,} bytes")
+        write_text(f"{made.path}: {made.texts} answers, {made.positions} tokens, {made.size_bytes:,} bytes")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
-    from edgemed import operating_system
-
-    operating_system.utf8_standard_streams()
-    operating_system.on_termination(_end)
-    sys.exit(_run(arguments))
-
-
-def _run(arguments: list[str] | None) -> int:
-    from edgemed.errors import Terminated
-
-    try:
-        cli.main(args=arguments, prog_name="edgemed-bench", standalone_mode=False)
-    except SystemExit as exit_request:
-        return exit_request.code if isinstance(exit_request.code, int) else 0
-    except click.exceptions.Exit as exit_request:
-        return exit_request.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
-    except click.ClickException as error:
-        return _said(error.format_message(), _usage_hint(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _said_after_progress("Stopped.", INTERRUPTED_EXIT_CODE)
-    except Terminated as termination:
-        return _said_after_progress("Ended by the system.", termination.exit_code)
-    except EdgemedError as error:
-        return _said(error.message, error.hint, error.exit_code)
-    except OSError as error:
-        # A file or disk that fails in a place that no module foresaw: still one sentence.
-        where = f" ({error.filename})" if error.filename else ""
-        return _said(
-            f"The system refused: {error.strerror or error}{where}.", "Check the path and the disk.", 1
-        )
-    return 0
+    operating_system.raise_on_termination()
+    sys.exit(run_command_line(cli, "edgemed-bench", arguments))
 
 
 def _end_of_run(run: Any, as_json: bool) -> None:
@@ -501,12 +365,12 @@ def _end_of_run(run: Any, as_json: bool) -> None:
 
     ending = end_of_run(run)
     if as_json:
-        _echo_json(ending.as_json)
+        write_json(ending.as_json)
     else:
-        _say("")
-        _print("\n".join(ending.lines))
-        _say("")
-        _say(f"The record is in {run.path}. A page of it: edgemed-bench report {run.path} --out report.html")
+        say("")
+        write_text("\n".join(ending.lines))
+        say("")
+        say(f"The record is in {run.path}. A page of it: edgemed-bench report {run.path} --out report.html")
     sys.exit(ending.exit_code)
 
 
@@ -517,11 +381,11 @@ class _Talk:
         self._yes = yes
 
     def say(self, text: str) -> None:
-        _clear_line()
-        _say(text)
+        clear_progress()
+        say(text)
 
     def confirm(self, question: str, *, unless_asked: bool) -> bool:
-        _clear_line()
+        clear_progress()
         if self._yes and unless_asked:
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -532,7 +396,7 @@ class _Talk:
             raise KeyboardInterrupt from None
 
     def ask(self, question: str) -> str:
-        _clear_line()
+        clear_progress()
         try:
             answer: str = click.prompt(question, err=True)
         except click.Abort:
@@ -540,77 +404,12 @@ class _Talk:
         return answer
 
 
-def _said(message: str, hint: str, exit_code: int) -> int:
-    _clear_line()
-    _say(f"error: {message}")
-    if hint:
-        _say(f"hint: {hint}")
-    return exit_code
-
-
-def _said_after_progress(message: str, exit_code: int) -> int:
-    _clear_line()
-    _say(message)
-    return exit_code
-
-
-def _say(text: str) -> None:
-    """Write to standard error, for people."""
-    from edgemed.terminal_text import clean
-
-    click.echo(clean(text), err=True)
-
-
-def _clear_line() -> None:
-    for line in _LINES:
-        line.clear()
-
-
-def _usage_hint(error: click.ClickException) -> str:
-    command = "edgemed-bench"
-    if isinstance(error, click.UsageError) and error.ctx is not None and error.ctx.info_name:
-        command = error.ctx.command_path
-    return f"{command} --help shows what there is."
-
-
-def _end(exit_code: int) -> None:
-    from edgemed.errors import Terminated
-
-    raise Terminated(exit_code)
-
-
-def _print(text: str, *, end: str = "\n") -> None:
-    """Write to standard output, where data goes; end quietly when its reader is gone."""
-    from edgemed.terminal_text import clean
-
-    _write(clean(text) + end)
-
-
-def _write(text: str) -> None:
-    try:
-        click.echo(text, nl=False)
-    except BrokenPipeError:
-        # Python must not try to flush it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE_EXIT_CODE)
-
-
-_LINES: list[Any] = []
-"""The progress line of this process, which an error must not be written behind."""
-
-
-def _progress() -> Any:
+def _progress() -> "ProgressLine":
     from edgemed_benchmarks.run_text import ProgressLine
 
     line = ProgressLine()
-    _LINES.append(line)
+    clear_before_errors(line.clear)
     return line
-
-
-def _echo_json(value: Any) -> None:
-    import msgspec
-
-    _write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
 
 
 if __name__ == "__main__":

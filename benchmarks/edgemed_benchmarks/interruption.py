@@ -34,7 +34,7 @@ class Interruption:
     def __exit__(self, *_error: object) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
-            operating_system.on_termination(_end)
+            operating_system.raise_on_termination()
 
     @property
     def wished(self) -> bool:
@@ -81,7 +81,3 @@ class Interruption:
             raise wish
         if self._stop is not None:
             self._stop()
-
-
-def _end(exit_code: int) -> None:
-    raise Terminated(exit_code)

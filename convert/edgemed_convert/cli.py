@@ -1,20 +1,28 @@
-"""The command line `edgemed-convert`: parse, call one function, print. `main` is the only catcher."""
+"""The command line `edgemed-convert`: parse, call one function, print."""
 
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgemed import __version__
-from edgemed.errors import EdgemedError
+from edgemed import __version__, operating_system
+from edgemed.command_line import (
+    JSON_OPTION,
+    OrderedCommandLine,
+    clear_before_errors,
+    run_command_line,
+    say,
+    write_json,
+    write_text,
+)
+from edgemed.errors import NotEnoughMemory
 from edgemed_convert.cli_options import (
     ADAPTER_OPTION,
     BASE_NAME_OPTION,
     FILE_OPTION,
     FOLDER_OPTION,
-    JSON_OPTION,
     LICENSE_OPTION,
     NO_LOGITS_OPTION,
     OVERWRITE_OPTION,
@@ -25,19 +33,26 @@ from edgemed_convert.cli_options import (
     with_llama_cpp_options,
 )
 
-BROKEN_PIPE_EXIT_CODE = 141
-INTERRUPTED_EXIT_CODE = 130
+if TYPE_CHECKING:
+    from edgemed_convert.progress_line import ProgressLine
+
 FAILED_EXIT_CODE = 3
 
 
-class _InOrder(click.Group):
-    """Lists its commands in the order of the work."""
+class _ConvertCommandLine(OrderedCommandLine):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MemoryError as error:
+            # A matrix of a whole model did not fit, which no estimate foresaw.
+            raise NotEnoughMemory(
+                "Memory ran out.", hint="Close other programs, or use a machine with more memory."
+            ) from error
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
-
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.group(
+    cls=_ConvertCommandLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
+)
 @click.version_option(__version__, message="edgemed-convert %(version)s")
 def cli() -> None:
     """From a trained adapter to a checked, quantized model for clinics."""
@@ -126,7 +141,7 @@ def run_command(
     to_do = plan.to_do(recorder)
     need = need_of(plan, to_do)
     progress.clear()
-    _say(plan_text(describe(plan, to_do, need)))
+    say(plan_text(describe(plan, to_do, need)))
     if to_do:
         check_need(need, out)
     refuse_existing(plan, to_do, recorder)
@@ -135,12 +150,12 @@ def run_command(
     )
     progress.clear()
     if as_json:
-        _echo_json(report)
+        write_json(report)
     else:
-        _say("")
-        _print(run_table(report))
+        say("")
+        write_text(run_table(report))
     for line in run_remarks(report):
-        _say(line)
+        say(line)
     if not report.passed:
         sys.exit(FAILED_EXIT_CODE)
 
@@ -165,12 +180,12 @@ def merge_command(base: Path, adapters: tuple[str, ...], out: Path, dtype: str |
     report = write_merged(_model(base, adapters, progress), out, type_name=kind, progress=progress)
     progress.clear()
     if as_json:
-        _echo_json(report)
+        write_json(report)
         return
-    _print(f"{report.folder}: {report.tensors} tensors, {readable_bytes(report.size_bytes)}")
-    _print(f"The adapters changed {report.adapted} of them.")
+    write_text(f"{report.folder}: {report.tensors} tensors, {readable_bytes(report.size_bytes)}")
+    write_text(f"The adapters changed {report.adapted} of them.")
     if report.untied:
-        _print("The output head is a matrix of its own now; in the base it was the embedding.")
+        write_text("The output head is a matrix of its own now; in the base it was the embedding.")
 
 
 @cli.command("text-model")
@@ -189,11 +204,11 @@ def text_model_command(folder: Path, out: Path, as_json: bool) -> None:
     report = write_text_model(folder, out, progress=progress)
     progress.clear()
     if as_json:
-        _echo_json(report)
+        write_json(report)
         return
-    _print(f"{report.folder}: {report.tensors} tensors, {readable_bytes(report.size_bytes)}")
+    write_text(f"{report.folder}: {report.tensors} tensors, {readable_bytes(report.size_bytes)}")
     left_out = ", ".join(f"{count} of {part}" for part, count in report.left_out.items())
-    _print(f"Left out: {left_out or 'nothing'}.")
+    write_text(f"Left out: {left_out or 'nothing'}.")
 
 
 @cli.command("export")
@@ -247,12 +262,12 @@ def export_command(
     )
     progress.clear()
     if as_json:
-        _echo_json(report)
+        write_json(report)
     else:
         types = ", ".join(f"{kind} {count}" for kind, count in report.tensor_types.items())
-        _print(f"{report.path}: {types}, {readable_bytes(report.size_bytes)}")
+        write_text(f"{report.path}: {types}, {readable_bytes(report.size_bytes)}")
     for note in report.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
 
 
 @cli.command("quantize")
@@ -306,13 +321,13 @@ def quantize_command(
     with LlamaProcess(threads=threads) as process:
         plan = plan_quantization(file, names, out, options=options, process=process)
         for warning in plan.warnings:
-            _say(f"warning: {warning}")
+            say(f"warning: {warning}")
         files = quantize(plan, process=process, progress=progress)
     progress.clear()
     if as_json:
-        _echo_json(files)
+        write_json(files)
     else:
-        _print(quantized_table(files))
+        write_text(quantized_table(files))
 
 
 @cli.command("imatrix")
@@ -345,15 +360,15 @@ def imatrix_command(
         )
     progress.clear()
     if as_json:
-        _echo_json(report)
+        write_json(report)
         return
-    _print(f"{report.path}: {report.matrices} matrices, {report.chunks} chunks of {CHUNK_TOKENS} tokens")
+    write_text(f"{report.path}: {report.matrices} matrices, {report.chunks} chunks of {CHUNK_TOKENS} tokens")
     form = (
         "in the model's chat format"
         if report.chat_formatted
         else "as plain text: the file has no chat template"
     )
-    _print(f"{report.examples:,} examples, {report.data_tokens:,} tokens, read {form}.")
+    write_text(f"{report.examples:,} examples, {report.data_tokens:,} tokens, read {form}.")
 
 
 @cli.command("check")
@@ -398,9 +413,9 @@ def check_command(
     )
     progress.clear()
     if as_json:
-        _write(encode_check_report(report).decode())
+        click.echo(encode_check_report(report).decode(), nl=False)
     else:
-        _print(report_text(report), end="")
+        write_text(report_text(report), end="")
     if not report.passed:
         sys.exit(FAILED_EXIT_CODE)
 
@@ -468,17 +483,19 @@ def adapter_command(
     )
     progress.clear()
     if as_json:
-        _echo_json({"adapter": report, "check": checked})
+        write_json({"adapter": report, "check": checked})
     else:
         ranks = ", ".join(f"{rank} ({count} modules)" for rank, count in report.ranks.items())
-        _print(f"{report.path}: {readable_bytes(report.size_bytes)}, {report.modules} weights, rank {ranks}")
-        _print(f"For the base file {report.base_name}, SHA-256 {report.base_sha256}")
+        write_text(
+            f"{report.path}: {readable_bytes(report.size_bytes)}, {report.modules} weights, rank {ranks}"
+        )
+        write_text(f"For the base file {report.base_name}, SHA-256 {report.base_sha256}")
         found = (
             checked.results[0].sentence
             if checked
             else "Not checked: --check MODEL compares it with the model."
         )
-        _print(found)
+        write_text(found)
     if checked and not checked.passed:
         sys.exit(FAILED_EXIT_CODE)
 
@@ -525,12 +542,14 @@ def pack_command(
     )
     progress.clear()
     if as_json:
-        _echo_json(packs)
+        write_json(packs)
         return
     for pack in packs:
-        _print(f"{pack.folder}: {readable_bytes(pack.size_bytes)}{', UNCHECKED' if pack.unchecked else ''}")
+        write_text(
+            f"{pack.folder}: {readable_bytes(pack.size_bytes)}{', UNCHECKED' if pack.unchecked else ''}"
+        )
         if pack.not_run:
-            _print(f"  not proved, for these checks did not run: {', '.join(pack.not_run)}")
+            write_text(f"  not proved, for these checks did not run: {', '.join(pack.not_run)}")
 
 
 @cli.command("inspect")
@@ -544,114 +563,21 @@ def inspect_command(file: Path, as_json: bool) -> None:
 
     facts = inspect_file(file)
     if as_json:
-        _write(encode(facts).decode() + "\n")
+        click.echo(encode(facts).decode())
     else:
-        _print(as_text(facts), end="")
+        write_text(as_text(facts), end="")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
-    from edgemed import operating_system
-
     # Before numpy is loaded. The adapters' products are small: with two threads each waits for the other,
     # and merging takes twice as long (docs/experiments.md).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    operating_system.utf8_standard_streams()
-    operating_system.on_termination(_end)
-    sys.exit(_run(arguments))
+    operating_system.raise_on_termination()
+    sys.exit(run_command_line(cli, "edgemed-convert", arguments))
 
 
-def _run(arguments: list[str] | None) -> int:
-    from edgemed.errors import Terminated
-
-    try:
-        cli.main(args=arguments, prog_name="edgemed-convert", standalone_mode=False)
-    except SystemExit as exit_request:
-        return exit_request.code if isinstance(exit_request.code, int) else 0
-    except click.exceptions.Exit as exit_request:
-        return exit_request.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
-    except click.ClickException as error:
-        return _said(error.format_message(), _usage_hint(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _said_after_progress("Stopped.", INTERRUPTED_EXIT_CODE)
-    except Terminated as termination:
-        return _said_after_progress("Ended by the system.", termination.exit_code)
-    except EdgemedError as error:
-        return _said(error.message, error.hint, error.exit_code)
-    except MemoryError:
-        return _said("Memory ran out.", "Close other programs, or use a machine with more memory.", 3)
-    except OSError as error:
-        # A file or disk that fails in a place that no module foresaw: still one sentence.
-        where = f" ({error.filename})" if error.filename else ""
-        return _said(
-            f"The system refused: {error.strerror or error}{where}.", "Check the path and the disk.", 1
-        )
-    return 0
-
-
-def _said(message: str, hint: str, exit_code: int) -> int:
-    _clear_line()
-    _say(f"error: {message}")
-    if hint:
-        _say(f"hint: {hint}")
-    return exit_code
-
-
-def _said_after_progress(message: str, exit_code: int) -> int:
-    _clear_line()
-    _say(message)
-    return exit_code
-
-
-def _say(text: str) -> None:
-    """Write to standard error, for people."""
-    from edgemed.terminal_text import clean
-
-    click.echo(clean(text), err=True)
-
-
-def _clear_line() -> None:
-    for line in _LINES:
-        line.clear()
-
-
-def _usage_hint(error: click.ClickException) -> str:
-    command = "edgemed-convert"
-    if isinstance(error, click.UsageError) and error.ctx is not None and error.ctx.info_name:
-        command = error.ctx.command_path
-    return f"{command} --help shows what there is."
-
-
-def _end(exit_code: int) -> None:
-    from edgemed.errors import Terminated
-
-    raise Terminated(exit_code)
-
-
-def _print(text: str, *, end: str = "\n") -> None:
-    """Write to standard output, where data goes; end quietly when its reader is gone."""
-    from edgemed.terminal_text import clean
-
-    _write(clean(text) + end)
-
-
-def _write(text: str) -> None:
-    try:
-        click.echo(text, nl=False)
-    except BrokenPipeError:
-        # Python must not try to flush it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE_EXIT_CODE)
-
-
-_LINES: list[Any] = []
-"""The progress line of this process, which an error must not be written behind."""
-
-
-def _progress() -> Any:
+def _progress() -> "ProgressLine":
     import shutil
 
     from edgemed_convert.progress_line import ProgressLine
@@ -659,7 +585,7 @@ def _progress() -> Any:
     line = ProgressLine(
         sys.stderr, is_terminal=sys.stderr.isatty(), columns=shutil.get_terminal_size((80, 24)).columns
     )
-    _LINES.append(line)
+    clear_before_errors(line.clear)
     return line
 
 
@@ -704,12 +630,6 @@ def _facts(
         sampling=read_sampling(sampling),
         **others,
     )
-
-
-def _echo_json(value: Any) -> None:
-    import msgspec
-
-    _write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import click
 Command = TypeVar("Command", bound=Callable[..., None])
 
 PATH = click.Path(path_type=Path)
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 OVERWRITE_OPTION = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 THREADS_OPTION = click.option(
     "--threads", type=click.IntRange(1, 512), metavar="N", help="For computing. Default: all physical cores."

@@ -1,4 +1,4 @@
-"""The command line `edgemed-train`: parse, call one function, print. Errors end here."""
+"""The command line `edgemed-train`: parse, call one function, print."""
 
 import os
 import sys
@@ -8,14 +8,10 @@ from typing import Any
 import click
 
 from edgemed import __version__
-from edgemed.errors import EdgemedError
-
-INTERRUPTED_EXIT_CODE = 130
-BROKEN_PIPE_EXIT_CODE = 141
+from edgemed.command_line import JSON_OPTION, CommandLine, run_command_line, write_json
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 SET_OPTION = click.option(
     "--set",
     "overrides",
@@ -35,7 +31,7 @@ BASE_OPTION = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="edgemed-train %(version)s")
 def cli() -> None:
     """Fine-tune a base model on medical questions and answers: a LoRA adapter over a 4-bit model.
@@ -112,7 +108,7 @@ def prepare(
         overwrite=overwrite,
     )
     if as_json:
-        return _echo_json(card)
+        return write_json(card)
     click.echo(f"{out}: {card.split.train} pairs for training, {card.split.heldout} held out")
     return click.echo(leak_sentence(card.leaks).replace("**", ""))
 
@@ -131,7 +127,7 @@ def check(recipe: str, data: Path, base: Path, overrides: tuple[str, ...], as_js
 
     found = count(load_recipe(recipe, overrides), data=data, base=base, progress=_tell)
     if as_json:
-        return _echo_json(found)
+        return write_json(found)
     return click.echo("\n".join(lines_of(found)))
 
 
@@ -162,7 +158,7 @@ def run(
     if not _is_first_process():
         return None
     if as_json:
-        return _echo_json(
+        return write_json(
             {"adapter": str(report.adapter), "resumed_from": report.resumed_from, "card": report.card}
         )
     return click.echo(f"{report.adapter}: final training loss {report.card.final_loss:.4f}")
@@ -207,7 +203,7 @@ def evaluate_answers(
         progress=_tell,
     )
     if as_json:
-        return _echo_json(found)
+        return write_json(found)
     return click.echo("\n".join(score_lines(found)))
 
 
@@ -229,7 +225,7 @@ def report(
 
     done = write_report(folders, out, plots=plots, note=note, with_answers=not without_answers)
     if as_json:
-        return _echo_json({"files": [str(path) for path in done.files], "table_4": done.table_4})
+        return write_json({"files": [str(path) for path in done.files], "table_4": done.table_4})
     return click.echo("\n".join([*map(str, done.files), "", *study_lines(done.table_4)]))
 
 
@@ -260,7 +256,7 @@ def sweep(
         load_recipe(recipe, overrides), data=data, base=base, out=out, allow_leaks=allow_leaks, progress=_tell
     )
     if as_json:
-        _echo_json(done)
+        write_json(done)
     else:
         click.echo(table(done))
     if done.failed:
@@ -300,7 +296,7 @@ def base(
     found = load_base_recipe(recipe, overrides)
     report = train_stage(found, base=base_folder, data=data, out=out, progress=_tell)
     if as_json:
-        return _echo_json(
+        return write_json(
             {"model": str(report.model), "resumed_from": report.resumed_from, "card": report.card}
         )
     return click.echo(f"{report.model}: {report.card.parameters} parameters, {report.card.steps} steps")
@@ -308,42 +304,7 @@ def base(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
-    from edgemed.operating_system import utf8_standard_streams
-
-    utf8_standard_streams()
-    sys.exit(_run(arguments))
-
-
-def _run(arguments: list[str] | None) -> int:
-    try:
-        cli.main(args=arguments, prog_name="edgemed-train", standalone_mode=False)
-    except click.exceptions.Exit as exit_request:
-        return exit_request.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
-    except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        click.echo("hint: edgemed-train --help shows what there is.", err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped.", err=True)
-        return INTERRUPTED_EXIT_CODE
-    except EdgemedError as error:
-        click.echo(f"error: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
-        return error.exit_code
-    except BrokenPipeError:
-        # Whoever read the output is gone; Python must not try to flush it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE_EXIT_CODE
-    except OSError as error:
-        # Disk full or unplugged under a place that no module foresaw: still one sentence.
-        where = f" ({error.filename})" if error.filename else ""
-        click.echo(f"error: The system refused: {error.strerror or error}{where}.", err=True)
-        return EdgemedError.exit_code
-    return 0
+    sys.exit(run_command_line(cli, "edgemed-train", arguments))
 
 
 def _columns(recipe: str | None, pairs: tuple[str, ...]) -> dict[str, str]:
@@ -365,12 +326,6 @@ def _is_first_process() -> bool:
 def _tell(sentence: str) -> None:
     if _is_first_process():
         click.echo(sentence, err=True)
-
-
-def _echo_json(value: Any) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.encode(value).decode())
 
 
 if __name__ == "__main__":
