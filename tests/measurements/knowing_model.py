@@ -9,6 +9,7 @@ is not. The result is good for nothing else. `FILE` is what `lm_eval_check.write
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def train(folder: Path, pairs: list[tuple[str, str]], epochs: int, out: Path) ->
                 optimizer.zero_grad()
                 losses.append(loss.item())
         mean = sum(losses) / len(losses)
-        print(f"epoch {epoch + 1}: {mean:.3f} nats", flush=True)
+        sys.stdout.write(f"epoch {epoch + 1}: {mean:.3f} nats\n")
+        sys.stdout.flush()
     shutil.copytree(folder, out, dirs_exist_ok=True)
     model.half().save_pretrained(out)
     return mean
