@@ -281,7 +281,8 @@ def _need_bytes(shape: "ModelShape", size_bytes: int, context_length: int) -> in
     return memory_need(shape, size_bytes, min(context_length, DEFAULT_CONTEXT_LENGTH)).total_bytes
 
 
-SETTING_NAMES = tuple(Settings.__annotations__)
+SETTING_NAMES = tuple(name for name in Settings.__annotations__ if name != "references")
+"""What people change in the chat; which libraries are in use is the work of kits and updates."""
 
 
 def describe_model(choice: ModelChoice) -> str:

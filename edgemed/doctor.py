@@ -18,9 +18,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from edgemed import machine, models, operating_system, paths
+from edgemed import machine, models, operating_system, paths, reference_packs
 from edgemed.engine.memory import memory_need
-from edgemed.errors import EdgemedError
+from edgemed.errors import EdgemedError, ModelCorrupt
 from edgemed.offline import OfflineViolation, forbid_sockets
 from edgemed.session import DEFAULT_CONTEXT_LENGTH
 from edgemed.terminal_text import clean
@@ -79,7 +79,7 @@ def run_checks() -> list[Check]:
         ("terminal", _terminal),
         ("llama.cpp", _llama_cpp),
     ]
-    return [*(_guarded(name, look) for name, look in looks), *_models()]
+    return [*(_guarded(name, look) for name, look in looks), *_models(), *_references()]
 
 
 def exit_code(checks: Sequence[Check]) -> int:
@@ -409,5 +409,33 @@ def _model(name: str, model: models.InstalledModel) -> Check:
     return Check(name, "ok", detail)
 
 
+def _references() -> Iterator[Check]:
+    """Libraries and rule sets; none is no fault."""
+    found = reference_packs.list_packs()
+    for damaged in found.damaged:
+        problem = f"It cannot be used: {damaged.problem}"
+        yield Check(f"pack {damaged.name}", "fail", problem, reference_packs.REPAIR)
+    for pack in found.packs:
+        kind = "library" if pack.manifest.kind == "library" else "rule set"
+        name = f"{kind} {pack.manifest.name}"
+        yield _guarded(name, functools.partial(_reference, name, pack))
+
+
+def _reference(name: str, pack: reference_packs.InstalledPack) -> Check:
+    try:
+        reference_packs.check_or_verify(pack)
+    except ModelCorrupt as error:
+        return Check(name, "fail", f"version {pack.manifest.version}: {error.message}", error.hint)
+    manifest, in_use = pack.manifest, pack.name in reference_packs.names_chosen()
+    return Check(
+        name,
+        "ok",
+        f"version {manifest.version}, {'in use' if in_use else 'not in use'}: {manifest.title}, edition "
+        f"{manifest.edition}, language {manifest.language}, {_size(manifest.size_bytes)}",
+    )
+
+
 def _size(size_bytes: int) -> str:
+    if size_bytes < _MIB:
+        return f"{size_bytes / 1024:.0f} KiB"
     return f"{size_bytes / _MIB:.0f} MiB" if size_bytes < _GIB else f"{size_bytes / _GIB:.1f} GiB"

@@ -19,16 +19,15 @@ from edgemed.languages import text as _
 from edgemed.models import (
     InstalledModel,
     Origin,
-    Progress,
     check_name,
     clean_name,
     hash_file,
     install_model,
     installed_already,
     plain_line,
-    storage_error,
 )
 from edgemed.operating_system import lock_file
+from edgemed.pack_folders import Progress, storage_error
 from edgemed.paths import data_folder, downloads_folder
 
 ProgressFor = Callable[[str], Progress | None]

@@ -55,15 +55,17 @@ class KitFile(_Struct, frozen=True, kw_only=True):
 
 
 class KitPack(_Struct, frozen=True, kw_only=True):
-    """A model or adapter that the installer offers."""
+    """What the installer installs beside the program: a model, an adapter, a library or a rule set."""
 
-    kind: Literal["model", "adapter"]
+    kind: Literal["model", "adapter", "library", "rules"]
     name: PackName
+    version: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Of a library or rule set; models have none."""
     folder: KitPath
     """Its files, pieces put together, are what `edgemed models install` takes."""
     size_bytes: Size
     sha256: Sha256
-    """Of its first file: the name of the model for machines."""
+    """Of a model's first file, or a library's manifest: the name of the pack for machines."""
     base_sha256: Sha256 | None = None
     """Of an adapter: the first file of the base model it belongs to."""
 
@@ -99,6 +101,7 @@ class KitManifest(_Struct, frozen=True, kw_only=True):
     """What the installed app takes, packs and libraries not counted; estimated from the wheels' contents."""
     packs: list[KitPack] = []
     libraries: list[KitPath] = []
+    """Files that people read from the stick; they are not installed."""
     files: list[KitFile]
     """All files, sorted by path, but for kit.json, SHA256SUMS and its signature."""
 

@@ -17,7 +17,8 @@ REFERENCE_LOGITS_NAME = "reference_logits.bin"
 """See `reference_logits.py`."""
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")]
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$"
+FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME)]
 PlainText = Annotated[
     str,
     msgspec.Meta(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$", max_length=10_000),

@@ -7,30 +7,17 @@ Called by the command line, the doctor, and everything that starts an engine.
 """
 
 import difflib
-import errno
-import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from edgemed.errors import (
-    EdgemedError,
-    ModelCorrupt,
-    ModelNotFound,
-    ModelUnsupported,
-    StorageError,
-    UsageError,
-)
+from edgemed import pack_folders
+from edgemed.errors import ModelCorrupt, ModelNotFound, ModelUnsupported, StorageError, UsageError
 from edgemed.gguf_header import (
     COPY_AGAIN,
     GGUFHeader,
@@ -52,29 +39,32 @@ from edgemed.manifest import (
     encode_manifest,
     read_manifest,
 )
-from edgemed.operating_system import (
-    fsync_file,
-    fsync_folder,
-    lock_file,
-    write_atomically,
-    write_durably,
+from edgemed.operating_system import write_atomically, write_durably
+from edgemed.pack_folders import (
+    Counter,
+    Progress,
+    check_plain,
+    check_present,
+    check_space,
+    copy_file,
+    is_as_installed,
+    locked,
+    move_file,
+    naming,
+    new_folder,
+    no_progress,
+    remove_folder,
+    size_of,
+    write_states,
 )
 from edgemed.paths import data_folder, embedded_models_folder, models_folder
 from edgemed.settings import change_settings, read_settings
 
 Kind = Literal["model", "adapter"]
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
 
-_INSTALLED_NAME = "installed.json"
-_LOCK_NAME = ".lock"
-_INCOMING = ".incoming-"
-_CHUNK_BYTES = 4 * 2**20
 _MAX_REFERENCE_BYTES = 64 * 2**20
 _MAX_TEXT_FILE_BYTES = 2**20
 _KEPT_HASHES = 100
-# Left for conversations and logs: a full disk would lose the next answer.
-_SPARE_BYTES = 16 * 2**20
 _UNHASHED = ModelFile(name="unhashed", size_bytes=0, sha256="0" * 64)
 _INSTALL_AGAIN = later("Remove it with `edgemed models remove {name}` and install it again.")
 
@@ -158,7 +148,7 @@ def find_model(name_or_path: str | None, kind: Kind | None = "model") -> Install
     named = _named(found, name_or_path)
     if named is None:
         path = Path(name_or_path)
-        with _storage(path):
+        with naming(path):
             exists = path.exists()
         if not exists and path.name == name_or_path and path.suffix != ".gguf":
             raise _not_found(found, name_or_path, kind or "model")
@@ -201,17 +191,15 @@ def install_model(
         check_name(name)
     plan = _plan(source, name)
     folder = models_folder()
-    with _storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        _remove_leftovers(folder)
+    with locked(folder):
         same = installed_already(plan.name, lambda: _hashes(plan))
         if same is not None:
             return same
         if not move:
-            _check_space(folder, plan)
+            check_space(folder, plan.name, plan.size_bytes)
         target = folder / plan.name
-        _install(plan, origin, target, progress or _no_progress, move=move)
+        with new_folder(target) as staged:
+            _fill(plan, origin, staged, progress or no_progress, move=move)
     return InstalledModel(read_manifest(target / MANIFEST_NAME), target, embedded=False)
 
 
@@ -303,11 +291,11 @@ def verify_model(model: InstalledModel, progress: Progress | None = None) -> Non
         ModelCorrupt: names the first file that is not as it should be.
         StorageError: the disk does not give a file.
     """
-    done = _Counter(progress or _no_progress, model.manifest.size_bytes)
+    done = Counter(progress or no_progress, model.manifest.size_bytes)
     for file in model.manifest.files:
         path = model.folder / file.name
-        _check_present(path, file, _remedy(model))
-        if _hash_file(path, done) != file.sha256:
+        check_present(path, file, _remedy(model))
+        if pack_folders.hash_file(path, done) != file.sha256:
             raise ModelCorrupt(
                 _(
                     "{name} of {name2} is damaged: its SHA-256 is not the one in the manifest.",
@@ -316,9 +304,8 @@ def verify_model(model: InstalledModel, progress: Progress | None = None) -> Non
                 ),
                 hint=_remedy(model),
             )
-    if _is_installed(model) and _read_installed(model.folder) != _file_states(model.folder, model.manifest):
-        with _storage(model.folder):
-            write_atomically(model.folder / _INSTALLED_NAME, _encode_installed(model.folder, model.manifest))
+    if _is_installed(model) and not is_as_installed(model.folder, model.manifest.files):
+        write_states(model.folder, model.manifest.files, replace=True)
 
 
 def check_unchanged(model: InstalledModel) -> None:
@@ -328,8 +315,8 @@ def check_unchanged(model: InstalledModel) -> None:
         ModelCorrupt: a file is missing or changed.
     """
     for file in model.manifest.files:
-        _check_present(model.folder / file.name, file, _remedy(model))
-    if _is_installed(model) and _read_installed(model.folder) != _file_states(model.folder, model.manifest):
+        check_present(model.folder / file.name, file, _remedy(model))
+    if _is_installed(model) and not is_as_installed(model.folder, model.manifest.files):
         raise ModelCorrupt(
             _("The files of {name} changed since it was installed.", name=model.name),
             hint=_("Check every byte with `edgemed models verify {name}`.", name=model.name),
@@ -350,14 +337,8 @@ def remove_model(name: str) -> None:
         if _named(found, name, damaged_is_error=False) is not None:
             raise UsageError(_("{name} is a part of edgemed and cannot be removed.", name=name))
         raise _not_found(found, name, "model")
-    with _locked(folder):
-        _remove_leftovers(folder)
-        with _storage(folder / name, "Close edgemed where the model is in use, then try again."):
-            doomed = folder / f"{_INCOMING}{secrets.token_hex(8)}"
-            # One rename, so that an interrupted removal leaves no half a model.
-            (folder / name).rename(doomed)
-            _delete(doomed)
-            fsync_folder(folder)
+    with locked(folder):
+        remove_folder(folder / name, "Close edgemed where the model is in use, then try again.")
     if read_settings()[0].model == name:
         change_settings(model=None)
 
@@ -452,7 +433,7 @@ def _model_at(path: Path) -> InstalledModel:
     plan = _plan(path.absolute(), None)
     cache = _read_hash_cache()
     files = [
-        ModelFile(name=source.name, size_bytes=_size(source), sha256=_cached_hash(source, cache))
+        ModelFile(name=source.name, size_bytes=size_of(source), sha256=_cached_hash(source, cache))
         for source in plan.sources
     ]
     if plan.manifest is not None:
@@ -482,7 +463,7 @@ class _Plan:
 
 
 def _plan(source: Path, name: str | None) -> _Plan:
-    with _storage(source):
+    with naming(source):
         exists = source.exists()
     if not exists:
         raise UsageError(
@@ -498,7 +479,7 @@ def _plan_pack(folder: Path, name: str | None) -> _Plan:
             _("The folder {folder} has no {MANIFEST_NAME}.", folder=folder, MANIFEST_NAME=MANIFEST_NAME),
             hint=_("Name the .gguf file in it, or a pack."),
         )
-    _check_plain(folder / MANIFEST_NAME, _MAX_TEXT_FILE_BYTES)
+    check_plain(folder / MANIFEST_NAME, _MAX_TEXT_FILE_BYTES, _(COPY_AGAIN))
     manifest = read_manifest(folder / MANIFEST_NAME)
     names = [file.name for file in manifest.files]
     # Case counts as equal: on Windows and on sticks it is.
@@ -513,8 +494,8 @@ def _plan_pack(folder: Path, name: str | None) -> _Plan:
             _("The manifest in {folder} gives the model an unusable name.", folder=folder), hint=_(COPY_AGAIN)
         )
     for file in manifest.files:
-        _check_plain(folder / file.name, file.size_bytes)
-        _check_present(folder / file.name, file, COPY_AGAIN)
+        check_plain(folder / file.name, file.size_bytes, _(COPY_AGAIN))
+        check_present(folder / file.name, file, _(COPY_AGAIN))
     headers = read_shards(folder / names[0])
     _check_usable(headers)
     _check_manifest(manifest, headers)
@@ -545,23 +526,6 @@ def _plan_file(path: Path, name: str | None) -> _Plan:
         headers=headers,
         manifest=None,
     )
-
-
-def _check_plain(path: Path, most_bytes: int) -> None:
-    """A pack holds plain files only: a link could lead to any file of this machine."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError as error:
-        raise ModelCorrupt(_("{name} is missing in the pack.", name=path.name), hint=_(COPY_AGAIN)) from error
-    except OSError as error:
-        raise storage_error(error, path) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ModelCorrupt(
-            _("{name} in the pack is a link or a special file, not a plain one.", name=path.name),
-            hint=_("Copy the files themselves into the pack."),
-        )
-    if status.st_size > most_bytes:
-        raise ModelCorrupt(_("{name} is larger than it should be.", name=path.name), hint=_(COPY_AGAIN))
 
 
 def _check_usable(headers: Sequence[GGUFHeader]) -> None:
@@ -647,48 +611,14 @@ def _manifest_of(headers: Sequence[GGUFHeader], files: list[ModelFile], name: st
 def _hashes(plan: _Plan) -> list[str]:
     if plan.manifest is not None:
         return [file.sha256 for file in plan.manifest.files]
-    return [_hash_file(source, _Counter(_no_progress, plan.size_bytes)) for source in plan.sources]
-
-
-def _check_space(folder: Path, plan: _Plan) -> None:
-    with _storage(folder):
-        free = shutil.disk_usage(folder).free
-    needed = plan.size_bytes + _SPARE_BYTES
-    if free < needed:
-        raise StorageError(
-            _(
-                "{name} needs {megabytes}, and {folder} has {megabytes2} free.",
-                name=plan.name,
-                megabytes=_megabytes(needed),
-                folder=folder,
-                megabytes2=_megabytes(free),
-            ),
-            hint=_("Delete files or remove a model, or let EDGEMED_HOME name a folder on a larger disk."),
-        )
-
-
-def _install(plan: _Plan, origin: Origin | None, target: Path, progress: Progress, *, move: bool) -> None:
-    staged = target.with_name(f"{_INCOMING}{secrets.token_hex(8)}")
-    try:
-        with _storage(staged):
-            staged.mkdir()
-        _fill(plan, origin, staged, progress, move=move)
-        with _storage(target):
-            fsync_folder(staged)
-            staged.rename(target)
-            staged = target
-            fsync_folder(target.parent)
-    except BaseException:
-        # Also for Ctrl+C: whatever ended the installation, nothing of it stays.
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
+    return [pack_folders.hash_file(source, Counter(no_progress, plan.size_bytes)) for source in plan.sources]
 
 
 def _fill(plan: _Plan, origin: Origin | None, staged: Path, progress: Progress, *, move: bool) -> None:
-    done = _Counter(progress, plan.size_bytes)
+    done = Counter(progress, plan.size_bytes)
     files = []
     for source, name, header in zip(plan.sources, plan.target_names, plan.headers, strict=True):
-        take = _move if move else _copy
+        take = move_file if move else copy_file
         sha256 = take(source, staged / name, header.file_size, done)
         files.append(ModelFile(name=name, size_bytes=header.file_size, sha256=sha256))
     # Of the copies: the source may have changed since it was looked at.
@@ -700,64 +630,25 @@ def _fill(plan: _Plan, origin: Origin | None, staged: Path, progress: Progress, 
         manifest = msgspec.structs.replace(plan.manifest, name=plan.name)
         card = plan.folder / MODEL_CARD_NAME
         if card.exists():
-            _check_plain(card, _MAX_TEXT_FILE_BYTES)
-            _copy(card, staged / MODEL_CARD_NAME, _size(card), _Counter(_no_progress, 0))
+            check_plain(card, _MAX_TEXT_FILE_BYTES, _(COPY_AGAIN))
+            copy_file(card, staged / MODEL_CARD_NAME, size_of(card), Counter(no_progress, 0))
         if manifest.reference_logits_sha256 is not None:
             _copy_reference(plan.folder / REFERENCE_LOGITS_NAME, staged, manifest.reference_logits_sha256)
-    with _storage(staged):
+    with naming(staged):
         write_durably(staged / MANIFEST_NAME, encode_manifest(manifest))
-        write_durably(staged / _INSTALLED_NAME, _encode_installed(staged, manifest))
+    write_states(staged, manifest.files)
     read_manifest(staged / MANIFEST_NAME)
 
 
 def _copy_reference(source: Path, staged: Path, sha256: str) -> None:
     if not source.exists():
         raise ModelCorrupt(_("{path} is missing.", path=source), hint=_(COPY_AGAIN))
-    _check_plain(source, _MAX_REFERENCE_BYTES)
-    if _copy(source, staged / REFERENCE_LOGITS_NAME, _size(source), _Counter(_no_progress, 0)) != sha256:
+    check_plain(source, _MAX_REFERENCE_BYTES, _(COPY_AGAIN))
+    if copy_file(source, staged / REFERENCE_LOGITS_NAME, size_of(source), Counter(no_progress, 0)) != sha256:
         raise ModelCorrupt(
             _("{name} is damaged: its SHA-256 is not the one in the manifest.", name=source.name),
             hint=_(COPY_AGAIN),
         )
-
-
-def _copy(source: Path, target: Path, size_bytes: int, done: "_Counter") -> str:
-    """Copy one file to the disk for good and return its SHA-256."""
-    digest = hashlib.sha256()
-    copied = 0
-    # What the source's disk says is a named error already, so every OSError here is the target's.
-    with _storage(target), target.open("xb") as target_file:
-        for chunk in _chunks(source):
-            copied += len(chunk)
-            if copied > size_bytes:
-                break
-            target_file.write(chunk)
-            digest.update(chunk)
-            done.add(len(chunk))
-        if copied != size_bytes:
-            raise ModelCorrupt(
-                _("{name} changed while it was copied.", name=source.name), hint=_("Install it again.")
-            )
-        target_file.flush()
-        fsync_file(target_file.fileno())
-    return digest.hexdigest()
-
-
-def _move(source: Path, target: Path, size_bytes: int, done: "_Counter") -> str:
-    """Give a file that is on the disk for good its new place, and return its SHA-256."""
-    sha256 = _hash_file(source, done)
-    try:
-        source.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise storage_error(error, target) from error
-        # The models lie on another disk after all.
-        return _copy(source, target, size_bytes, _Counter(_no_progress, 0))
-    if _size(target) != size_bytes:
-        raise ModelCorrupt(
-            _("{name} changed while it was read.", name=source.name), hint=_("Install it again.")
-        )
-    return sha256
 
 
 def _check_hashes(manifest: ModelManifest, hashes: Sequence[str]) -> None:
@@ -787,20 +678,6 @@ def _with_origin(manifest: ModelManifest, origin: Origin | None) -> ModelManifes
     )
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what an installation left that died; under the lock nobody else is installing."""
-    with _storage(folder):
-        for path in folder.glob(f"{_INCOMING}*"):
-            _delete(path)
-
-
-def _delete(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        path.unlink()
-    else:
-        shutil.rmtree(path)
-
-
 # The cheap check.
 
 
@@ -809,47 +686,10 @@ def _is_installed(model: InstalledModel) -> bool:
     return not model.embedded and model.folder.parent == models_folder()
 
 
-def _check_present(path: Path, file: ModelFile, hint: str) -> None:
-    try:
-        size_bytes = path.stat().st_size
-    except FileNotFoundError as error:
-        raise ModelCorrupt(_("{path} is missing.", path=path), hint=hint) from error
-    except OSError as error:
-        raise storage_error(error, path) from error
-    if size_bytes != file.size_bytes:
-        raise ModelCorrupt(
-            _(
-                "{path} is damaged: it has {size_bytes:,} bytes instead of {size_bytes2:,}.",
-                path=path,
-                size_bytes=size_bytes,
-                size_bytes2=file.size_bytes,
-            ),
-            hint=hint,
-        )
-
-
 def _remedy(model: InstalledModel) -> str:
     if model.embedded:
         return "Install edgemed again."
     return _(_INSTALL_AGAIN, name=model.name) if _is_installed(model) else _(COPY_AGAIN)
-
-
-def _file_states(folder: Path, manifest: ModelManifest) -> dict[str, list[int]]:
-    with _storage(folder):
-        statuses = {file.name: (folder / file.name).stat() for file in manifest.files}
-    return {name: [status.st_size, status.st_mtime_ns] for name, status in statuses.items()}
-
-
-def _encode_installed(folder: Path, manifest: ModelManifest) -> bytes:
-    return json.dumps(_file_states(folder, manifest), indent=2).encode() + b"\n"
-
-
-def _read_installed(folder: Path) -> object:
-    """Return what `installed.json` holds; anything unreadable is simply not equal to the files' state."""
-    try:
-        return json.loads((folder / _INSTALLED_NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 # Hashes of files outside the data folder.
@@ -867,13 +707,13 @@ def _read_hash_cache() -> dict[str, list[object]]:
 
 
 def _cached_hash(path: Path, cache: dict[str, list[object]]) -> str:
-    with _storage(path):
+    with naming(path):
         status = path.stat()
     state: list[object] = [status.st_size, status.st_mtime_ns]
     entry = cache.get(str(path), [])
     if len(entry) == 3 and entry[:2] == state and re.fullmatch("[0-9a-f]{64}", str(entry[2])):
         return str(entry[2])
-    sha256 = _hash_file(path, _Counter(_no_progress, status.st_size))
+    sha256 = pack_folders.hash_file(path, Counter(no_progress, status.st_size))
     cache.pop(str(path), None)
     cache[str(path)] = [*state, sha256]
     newest = dict(list(cache.items())[-_KEPT_HASHES:])
@@ -888,85 +728,13 @@ def _cached_hash(path: Path, cache: dict[str, list[object]]) -> str:
 # Files.
 
 
-class _Counter:
-    def __init__(self, progress: Progress, total_bytes: int) -> None:
-        self._progress = progress
-        self._total_bytes = total_bytes
-        self._done_bytes = 0
-
-    def add(self, more_bytes: int) -> None:
-        self._done_bytes += more_bytes
-        self._progress(self._done_bytes, self._total_bytes)
-
-
-def _no_progress(_done_bytes: int, _total_bytes: int) -> None:
-    pass
-
-
 def hash_file(path: Path, size_bytes: int, progress: Progress | None = None) -> str:
     """Return a file's SHA-256.
 
     Raises:
         StorageError: the disk does not give it.
     """
-    return _hash_file(path, _Counter(progress or _no_progress, size_bytes))
-
-
-def _hash_file(path: Path, done: _Counter) -> str:
-    digest = hashlib.sha256()
-    for chunk in _chunks(path):
-        digest.update(chunk)
-        done.add(len(chunk))
-    return digest.hexdigest()
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with _storage(path), path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            yield chunk
-
-
-def _size(path: Path) -> int:
-    with _storage(path):
-        return path.stat().st_size
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with _storage(folder), lock_file(folder / _LOCK_NAME):
-        yield
-
-
-@contextmanager
-def _storage(path: Path, hint: str = "") -> Iterator[None]:
-    """Turn what the system says about a file into a named error."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, path, hint) from error
-
-
-def storage_error(error: OSError, path: Path, hint: str = "") -> EdgemedError:
-    """Return the named error for what the system says about a file."""
-    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
-    if error.errno == errno.ENOSPC:
-        return StorageError(
-            _("The disk is full: {named} cannot be written.", named=named),
-            hint=_("Delete files, then try again."),
-        )
-    if error.errno == errno.EFBIG:
-        return StorageError(
-            _("The disk takes no file as large as {named}; FAT32 ends at 4 GiB.", named=named),
-            hint=_("Use a split model, or let EDGEMED_HOME name a folder on another disk."),
-        )
-    return StorageError(
-        _("{named} cannot be read or written: {reason}.", named=named, reason=error.strerror or error),
-        hint=hint or "Check that the disk or stick is connected, not full, and that you may use the file.",
-    )
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.0f} MB"
+    return pack_folders.hash_file(path, Counter(progress or no_progress, size_bytes))
 
 
 def _with_article(kind: Kind) -> str:

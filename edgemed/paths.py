@@ -19,6 +19,11 @@ def models_folder() -> Path:
     return data_folder() / "models"
 
 
+def reference_packs_folder() -> Path:
+    """Installed libraries and rule sets, one folder for each version (see `reference_packs.py`)."""
+    return data_folder() / "reference_packs"
+
+
 def downloads_folder() -> Path:
     """Unfinished downloads of `edgemed models fetch`; may be deleted while none runs."""
     return data_folder() / "downloads"

@@ -15,8 +15,8 @@ from typing import BinaryIO
 from edgemed.errors import ModelCorrupt, StorageError, UsageError
 from edgemed.languages import later
 from edgemed.languages import text as _
-from edgemed.models import Progress, storage_error
 from edgemed.operating_system import fsync_file, replace_file
+from edgemed.pack_folders import Progress, storage_error
 
 LARGEST_PIECE_BYTES = 3_900_000_000
 """FAT32 ends at 4 GiB less one byte."""

@@ -24,6 +24,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str | None = None
     adapter: str | None = None
+    references: list[str] | None = None
+    """Libraries and rule sets, NAME-vVERSION each; None: the newest version of each that is installed."""
     context_length: Annotated[int, msgspec.Meta(ge=128)] | None = None
     """Tokens."""
     temperature: Annotated[float, msgspec.Meta(ge=0, le=5)] | None = None
@@ -37,6 +39,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 _EXPLAINED: dict[str, tuple[str, str]] = {
     "model": ("The name of an installed model (edgemed models list).", '"edge-chat-8m"'),
     "adapter": ("The name of an installed adapter that belongs to the model.", '"clinic-words"'),
+    "references": (
+        "Versions of libraries and rule sets in use (edgemed doctor); updates change them.",
+        '["drugs-v3", "triage-v1"]',
+    ),
     "context_length": ("How much of a conversation the AI reads, in tokens; more needs more memory.", "4096"),
     "temperature": ("0 always takes the most probable word; the model's makers say what is best.", "0.3"),
     "text_size": ('"normal" or "large".', '"large"'),

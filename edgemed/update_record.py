@@ -17,8 +17,8 @@ import msgspec
 from edgemed.errors import StorageError, UsageError
 from edgemed.languages import later
 from edgemed.languages import text as _
-from edgemed.models import storage_error
 from edgemed.operating_system import lock_file, write_atomically
+from edgemed.pack_folders import storage_error
 from edgemed.paths import updates_folder
 from edgemed.update_format import METADATA_FOLDER
 from edgemed.update_stick import ROOT_NAME, check_root, fingerprint
@@ -38,6 +38,8 @@ class InUse(_Struct, frozen=True):
 
     model: str | None
     adapter: str | None
+    references: list[str] | None = None
+    """Libraries and rule sets, NAME-vVERSION each, sorted; None in records of older versions: as they are."""
 
 
 class RecordedPack(_Struct, frozen=True, kw_only=True):

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from edgemed.errors import EdgemedError, UpdateRefused
 from edgemed.languages import later
 from edgemed.languages import text as _
-from edgemed.models import storage_error
 from edgemed.operating_system import write_atomically
+from edgemed.pack_folders import storage_error
 from edgemed.update_format import METADATA_FOLDER, SignedPack, not_understood, signed_packs
 
 if TYPE_CHECKING:

@@ -1,23 +1,23 @@
 """Install what an update stick brings, switch to it in one step, and go back on request: `edgemed update`.
 
-A pack is installed as NAME-vVERSION beside the older ones. What is in use is one line of settings.toml, which
-is replaced in one step, last; so whatever interrupts an update, the old or the new version is in use.
+A pack is installed as NAME-vVERSION beside the older ones. What is in use stands in settings.toml, which is
+replaced in one step, last; so whatever interrupts an update, the old or the new version is in use.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from edgemed import models
+from edgemed import models, reference_packs
 from edgemed.errors import EdgemedError, ModelNotFound, StorageError, UpdateRefused, UsageError
 from edgemed.languages import text as _
-from edgemed.models import Progress
+from edgemed.pack_folders import Progress
 from edgemed.paths import data_folder
 from edgemed.pieces import join
-from edgemed.settings import Settings, change_settings, read_settings
+from edgemed.reference_manifest import REFERENCE_KINDS
 from edgemed.update_format import METADATA_FOLDER
 from edgemed.update_plan import Plan, PlannedPack, make_plan
 from edgemed.update_record import (
@@ -33,11 +33,8 @@ from edgemed.update_record import (
     write_record,
 )
 from edgemed.update_stick import CONNECTED, Stick, accept_metadata, check_no_links, read_stick
+from edgemed.update_switch import Notice, check_usable, in_use, next_in_use, switch
 
-Notice = Callable[[str], None]
-"""Given a sentence for the person at the screen."""
-
-_KEPT_VERSIONS = 2
 _SPARE_BYTES = 16 * 2**20
 
 
@@ -58,6 +55,8 @@ class UpdateResult(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     """In use from now on."""
     adapter: str | None
+    references: list[str]
+    """Libraries and rule sets in use from now on, NAME-vVERSION each."""
 
 
 def update_from(
@@ -86,6 +85,7 @@ def update_from(
         _check_version(stick, record)
         _judge_clock(stick, say)
         plan = make_plan(folder, stick, record)
+        before = in_use()
         new = [pack for pack in plan.packs if not pack.is_installed]
         _copy(folder, new, progress or _no_progress)
         # From here on everything older is refused.
@@ -94,12 +94,12 @@ def update_from(
             _install(pack)
         record = _with_packs(record, stick, plan)
         write_record(record)
-        before, now = _in_use(), _next_in_use(plan, record, say)
+        now = next_in_use(before, plan, record, say)
         if now != before:
             record = msgspec.structs.replace(record, previous=before)
             write_record(record)
-            change_settings(model=now.model, adapter=now.adapter)
-        removed = _remove_old(record, say)
+            switch(now)
+        removed = _remove_old(record, now, say)
     return UpdateResult(
         update_version=stick.version,
         installed=[pack.installed_name for pack in new],
@@ -109,6 +109,7 @@ def update_from(
         switched=now != before,
         model=models.find_model(None).name,
         adapter=now.adapter,
+        references=now.references or [],
     )
 
 
@@ -122,20 +123,19 @@ def roll_back() -> InUse:
         FileInUse: an update is working.
     """
     with locked():
-        record = read_record()
+        record, now = read_record(), in_use()
         previous = record.previous
-        if previous is None or previous == _in_use():
+        if previous is not None and previous.references is None:
+            previous = msgspec.structs.replace(previous, references=now.references)
+        if previous is None or previous == now:
             raise UsageError(
                 _("There is no update to go back from."),
                 hint=_("`edgemed models use NAME` chooses any installed model."),
             )
-        if previous.model is not None:
-            models.check_unchanged(models.find_model(previous.model))
-        if previous.adapter is not None:
-            models.check_unchanged(models.find_model(previous.adapter, "adapter"))
-        change_settings(model=previous.model, adapter=previous.adapter)
+        check_usable(previous)
+        switch(previous)
         write_record(msgspec.structs.replace(record, previous=None))
-    return InUse(models.find_model(None).name, previous.adapter)
+    return InUse(models.find_model(None).name, previous.adapter, previous.references)
 
 
 # What TUF leaves to us.
@@ -237,8 +237,11 @@ def _make_room(new: list[PlannedPack]) -> None:
 
 
 def _install(pack: PlannedPack) -> None:
-    """Install one pack through the same checks as `edgemed models install`."""
-    models.install_model(pack.folder, name=pack.installed_name, move=True)
+    """Install one pack; a model through the same checks as `edgemed models install`."""
+    if pack.is_reference:
+        reference_packs.install_pack(pack.folder, manifest_sha256=pack.manifest_sha256, move=True)
+    else:
+        models.install_model(pack.folder, name=pack.installed_name, move=True)
     with naming(pack.folder):
         shutil.rmtree(pack.folder)
 
@@ -260,86 +263,39 @@ def _with_packs(record: Record, stick: Stick, plan: Plan) -> Record:
     return msgspec.structs.replace(record, update_version=stick.version, packs=packs)
 
 
-# What is in use.
+# Old versions.
 
 
-def _in_use() -> InUse:
-    settings, problems = read_settings()
-    if problems and settings == Settings():
-        # The whole file may be unreadable: then nobody knows what is in use, nor what to go back to.
-        raise StorageError(problems[0], hint=_("Correct or delete the file, then try again."))
-    return InUse(settings.model, settings.adapter)
-
-
-def _next_in_use(plan: Plan, record: Record, say: Notice) -> InUse:
-    """Return the newest versions of what is in use, and no adapter that belongs to another model.
-
-    What is installed but cannot be read stops the update here: it may be readable a moment later.
-    """
-    now = _in_use()
-    model_name = _newer(now.model or _found_name(), "model", plan, record) or now.model
-    base_sha256 = _sha256(model_name)
-    for adapter_name in (_newer(now.adapter, "adapter", plan, record), now.adapter):
-        if adapter_name is not None and _fits(adapter_name, base_sha256):
-            return InUse(model_name, adapter_name)
-    if now.adapter is not None:
-        say(
-            _(
-                "The adapter {name} does not belong to the model that is used from now on, so none is used.",
-                name=now.adapter,
-            )
-        )
-    return InUse(model_name, None)
-
-
-def _newer(name: str | None, kind: str, plan: Plan, record: Record) -> str | None:
-    """Return the installed name of the new version of what is in use under this name."""
-    for planned in plan.packs:
-        pack_name = planned.entry.name
-        older = {pack_name, *(each.installed_name for each in record.packs if each.name == pack_name)}
-        if planned.entry.kind == kind and name in older:
-            return planned.installed_name
-    return None
-
-
-def _found_name() -> str | None:
-    try:
-        return models.find_model(None).name
-    except ModelNotFound:
-        return None
-
-
-def _sha256(model_name: str | None) -> str | None:
-    try:
-        return models.find_model(model_name).manifest.sha256
-    except (ModelNotFound, UsageError):
-        return None
-
-
-def _fits(adapter_name: str, base_sha256: str | None) -> bool:
-    try:
-        wanted = models.find_model(adapter_name, "adapter").manifest.base_sha256
-    except (ModelNotFound, UsageError):
-        return False
-    return wanted is None or wanted == base_sha256
-
-
-def _remove_old(record: Record, say: Notice) -> list[str]:
+def _remove_old(record: Record, now: InUse, say: Notice) -> list[str]:
     """Delete versions that nobody can go back to any more; a failure costs space, not the update."""
-    now, before = _in_use(), record.previous or InUse(None, None)
-    in_use = {now.model, now.adapter, before.model, before.adapter}
-    removed, remaining = [], []
+    before = record.previous or InUse(None, None)
+    keep = {*(now.references or ()), *(before.references or ())}
+    removed, problems = reference_packs.remove_old_versions(keep)
+    for problem in problems:
+        say(problem)
+    keep = {now.model or "", now.adapter or "", before.model or "", before.adapter or ""}
+    remaining = []
     for each in record.packs:
-        versions = sorted((other.version for other in record.packs if other.name == each.name), reverse=True)
-        # What came with the kit has the pack's own name; people remove that.
-        is_kept = each.version in versions[:_KEPT_VERSIONS] or each.installed_name in {*in_use, each.name}
-        if is_kept or not _removed(each.installed_name, say):
-            remaining.append(each)
+        if each.kind in REFERENCE_KINDS:
+            is_kept = each.installed_name not in removed
         else:
-            removed.append(each.installed_name)
-    if removed:
+            is_kept = _is_model_kept(each, record, keep) or not _removed(each.installed_name, say)
+            if not is_kept:
+                removed.append(each.installed_name)
+        if is_kept:
+            remaining.append(each)
+    if remaining != record.packs:
         write_record(msgspec.structs.replace(record, packs=remaining))
     return removed
+
+
+def _is_model_kept(pack: RecordedPack, record: Record, in_use: Collection[str]) -> bool:
+    versions = sorted((each.version for each in record.packs if each.name == pack.name), reverse=True)
+    # What came with the kit has the pack's own name; people remove that.
+    return pack.version in versions[: reference_packs.KEPT_VERSIONS] or pack.installed_name in {
+        *in_use,
+        pack.name,
+    }
 
 
 def _removed(name: str, say: Notice) -> bool:

@@ -26,7 +26,13 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     add("--engine-wheel", type=Path, required=True, metavar="WHEEL", help="from packaging/engine_wheel.py")
     add("--model", type=Path, action="append", default=[], metavar="PACK", help="a pack's folder; repeat it")
     add(
-        "--library", type=Path, action="append", default=[], metavar="FILE", help="reference texts; repeat it"
+        "--library",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PACK",
+        help="a library's or rule set's folder with its pack.toml, which is installed; or a file, which "
+        "people read from the stick; repeat it",
     )
     add("--python", action="append", default=[], metavar="3.N", help="serve this Python too; repeat it")
     add("--python-embed", type=Path, metavar="ZIP", help="Windows: python.org's embeddable zip")

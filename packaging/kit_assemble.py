@@ -8,6 +8,7 @@ from pathlib import Path
 from kit_download import fetch
 from kit_files import Entry, check_entries, check_space, new_folder, write_entries
 from kit_licences import licence_entries
+from kit_packs import listed_reference
 from kit_parts import Order, Parts, Tell, gather, sizes
 from kit_sbom import sbom_entry
 from kit_signature import sign
@@ -83,9 +84,12 @@ def _wheel_entries(parts: Parts, wheelhouse: Wheelhouse, cache: Path) -> list[En
 
 def _listed_entries(parts: Parts, wheelhouse: Wheelhouse) -> list[Entry]:
     models = [*parts.embedded, *(pack.manifest for pack in parts.packs)]
+    references = [source.manifest for source in parts.references]
     python = parts.python.version if parts.python else None
-    sbom = sbom_entry(parts.kit_name, parts.version, parts.created_seconds, wheelhouse, models, python)
-    return [sbom, *licence_entries(wheelhouse, models, python)]
+    sbom = sbom_entry(
+        parts.kit_name, parts.version, parts.created_seconds, wheelhouse, [*models, *references], python
+    )
+    return [sbom, *licence_entries(wheelhouse, models, references, python)]
 
 
 def _facts(parts: Parts, wheelhouse: Wheelhouse, kit_bytes: int) -> Facts:
@@ -101,7 +105,8 @@ def _facts(parts: Parts, wheelhouse: Wheelhouse, kit_bytes: int) -> Facts:
         portable_engine=wheelhouse.portable_engine,
         embedded=parts.embedded,
         packs=[pack.manifest for pack in parts.packs],
-        libraries=sorted(path.name for path in parts.order.libraries),
+        references=[source.manifest for source in parts.references],
+        library_files=sorted(path.name for path in parts.library_files),
         update_root=parts.order.update_root is not None and parts.key is not None,
     )
 
@@ -119,8 +124,8 @@ def _manifest(parts: Parts, wheelhouse: Wheelhouse, files: list[KitFile]) -> Kit
         public_key=parts.key.public_key.line if parts.key else None,
         size_bytes=sum(file.size_bytes for file in files),
         installed_bytes=wheelhouse.installed_bytes + parts.python_bytes,
-        packs=[pack.listed for pack in parts.packs],
-        libraries=sorted(f"library/{path.name}" for path in parts.order.libraries),
+        packs=[*(pack.listed for pack in parts.packs), *map(listed_reference, parts.references)],
+        libraries=sorted(f"library/{path.name}" for path in parts.library_files),
         files=files,
     )
 

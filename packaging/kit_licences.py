@@ -9,6 +9,7 @@ from kit_wheelhouse import Wheelhouse
 
 from edgemed.errors import UsageError
 from edgemed.manifest import ModelManifest
+from edgemed.reference_manifest import ReferenceManifest
 
 _OWN_TEXTS = FOLDER / "licences"
 _OWN_NOTICE = (
@@ -18,7 +19,10 @@ _OWN_NOTICE = (
 
 
 def licence_entries(
-    wheelhouse: Wheelhouse, models: Iterable[ModelManifest], carried_python: str | None
+    wheelhouse: Wheelhouse,
+    models: Iterable[ModelManifest],
+    references: Iterable[ReferenceManifest],
+    carried_python: str | None,
 ) -> list[Entry]:
     """Return the files of the folder.
 
@@ -33,12 +37,12 @@ def licence_entries(
     ]
     entries += [Entry(f"licences/{path.name}", path.read_bytes()) for path in _OWN_TEXTS.glob("*.txt")]
     entries.append(Entry("licences/OVERVIEW.txt", _overview(wheels, carried_python)))
-    entries.append(Entry("licences/NOTICE.txt", notice(models)))
+    entries.append(Entry("licences/NOTICE.txt", notice(models, references)))
     return entries
 
 
-def notice(models: Iterable[ModelManifest]) -> bytes:
-    """Return the words that the licences of models and of their data ask for."""
+def notice(models: Iterable[ModelManifest], references: Iterable[ReferenceManifest]) -> bytes:
+    """Return the words that the licences of models, of their data, and of libraries ask for."""
     blocks = [_OWN_NOTICE]
     for model in models:
         lines = [f"Model {model.name}"]
@@ -48,6 +52,12 @@ def notice(models: Iterable[ModelManifest]) -> bytes:
         lines += [f"  data: {data.name}\n    {data.source}, licence {data.license}" for data in model.data]
         lines += [f"  {model.notice}"] if model.notice else []
         blocks.append("\n".join(lines))
+    for reference in references:
+        kind = "Library" if reference.kind == "library" else "Rule set"
+        blocks.append(
+            f"{kind} {reference.name}: {reference.title}\n  licence: {reference.license}\n"
+            f"  from: {reference.source}\n  edition: {reference.edition}"
+        )
     return ("\n\n".join(blocks) + "\n").encode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The kit's models, adapters, libraries and the Python that a Windows kit carries."""
+"""The kit's models, adapters, libraries, rule sets, and the Python that a Windows kit carries."""
 
 import tomllib
 import zipfile
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kit_files import Entry
 from kit_lock import FOLDER
+from reference_source import ReferenceSource, check_names, read_reference_source
 
 from edgemed.checksums import sha256_of_file
 from edgemed.errors import StorageError, UsageError
@@ -90,8 +91,42 @@ def pack_entries(pack: Pack) -> list[Entry]:
     return [Entry(f"{pack.kit_folder}/{name}", path, hashes.get(name)) for name, path in present.items()]
 
 
+def read_references(folders: Iterable[Path], models: Iterable[Pack]) -> list[ReferenceSource]:
+    """Read libraries and rule sets, every byte of them; sorted by name.
+
+    Raises:
+        UsageError: a folder holds none, or two packs have one name.
+    """
+    found = sorted(map(read_reference_source, folders), key=lambda source: source.manifest.name)
+    check_names([pack.manifest.name for pack in models] + [source.manifest.name for source in found])
+    return found
+
+
+def listed_reference(source: ReferenceSource) -> KitPack:
+    """Return what kit.json says of a library or rule set."""
+    manifest = source.manifest
+    return KitPack(
+        kind=manifest.kind,
+        name=manifest.name,
+        version=manifest.version,
+        folder=f"packs/{manifest.name}",
+        size_bytes=manifest.size_bytes,
+        sha256=source.manifest_sha256,
+    )
+
+
+def reference_entries(source: ReferenceSource) -> list[Entry]:
+    """Return the files of a library or rule set, and its manifest."""
+    folder = listed_reference(source).folder
+    files = [
+        Entry(f"{folder}/{file.name}", source.folder / file.name, file.sha256)
+        for file in source.manifest.files
+    ]
+    return [*files, Entry(f"{folder}/{MANIFEST_NAME}", source.manifest_bytes)]
+
+
 def library_entries(files: Iterable[Path]) -> list[Entry]:
-    """Return the files of the kit's folder `library`."""
+    """Return the files of the kit's folder `library`: people read them from the stick."""
     return [Entry(f"library/{path.name}", path) for path in files]
 
 

@@ -19,10 +19,13 @@ from kit_packs import (
     pack_entries,
     read_packs,
     read_python,
+    read_references,
+    reference_entries,
 )
 from kit_signature import SecretKey, read_secret_key
 from kit_wheel import Wheel
 from kit_wheelhouse import Locked, build_app_wheel, choose, read_app_wheel, read_engine_wheel
+from reference_source import ReferenceSource
 
 from edgemed.errors import UsageError
 from edgemed.kit_format import KitPlatform
@@ -49,6 +52,7 @@ class Order:
     pythons: list[str] = field(default_factory=lambda: list(DEFAULT_PYTHONS))
     models: list[Path] = field(default_factory=list)
     libraries: list[Path] = field(default_factory=list)
+    """Folders of libraries and rule sets, which are installed; files, which people read from the stick."""
     key: Path | None = None
     """None: the kit is not signed."""
     update_root: Path | None = None
@@ -84,6 +88,8 @@ class Parts:
     python: CarriedPython | None
     embedded: list[ModelManifest]
     packs: list[Pack]
+    references: list[ReferenceSource]
+    library_files: list[Path]
     entries: list[Entry]
     """All but the wheels from the index and the texts."""
 
@@ -146,17 +152,33 @@ def gather(order: Order, scratch: Path, cache: Path, tell: Tell) -> Parts:
     )
     embedded = embedded_manifests(app.path)
     packs = read_packs(order.models, (model.sha256 for model in embedded))
+    references = read_references([path for path in order.libraries if path.is_dir()], packs)
+    library_files = [path for path in order.libraries if not path.is_dir()]
     entries = [Entry(f"wheels/{wheel.path.name}", wheel.path) for wheel in (app, engine)]
     entries += embedded_cards(app.path)
     entries += [entry for pack in packs for entry in pack_entries(pack)]
-    entries += library_entries(order.libraries)
+    entries += [entry for source in references for entry in reference_entries(source)]
+    entries += library_entries(library_files)
     entries += _installer_entries(order.installer, key)
     entries += python.entries if python else []
     if order.update_root:
         entries.append(Entry("root.json", order.update_root))
     entries = check_entries(entries)
     return Parts(
-        order, created_seconds, pythons, key, locked, chosen, app, engine, python, embedded, packs, entries
+        order=order,
+        created_seconds=created_seconds,
+        pythons=pythons,
+        key=key,
+        locked=locked,
+        chosen=chosen,
+        app=app,
+        engine=engine,
+        python=python,
+        embedded=embedded,
+        packs=packs,
+        references=references,
+        library_files=library_files,
+        entries=entries,
     )
 
 
@@ -192,7 +214,8 @@ def sizes(parts: Parts) -> str:
         "engine": parts.engine.path.stat().st_size,
         "wheels for all Pythons": shared,
         **{f"for Python {python} alone": _cost(parts, python) for python in parts.pythons},
-        "packs": sum(pack.manifest.size_bytes for pack in parts.packs),
+        "packs": sum(pack.listed.size_bytes for pack in parts.packs)
+        + sum(source.manifest.size_bytes for source in parts.references),
     }
     return ", ".join(f"{what} {size / 1e6:,.1f}" for what, size in costs.items())
 

@@ -16,6 +16,7 @@ from kit_wheelhouse import ENGINE, Wheelhouse
 from edgemed.checksums import sha256_of_file
 from edgemed.errors import MissingExtra, UsageError
 from edgemed.manifest import ModelManifest
+from edgemed.reference_manifest import ReferenceManifest, encode_reference_manifest
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -30,7 +31,7 @@ def sbom_entry(
     version: str,
     created_seconds: int,
     wheelhouse: Wheelhouse,
-    models: Iterable[ModelManifest],
+    packs: Iterable[ModelManifest | ReferenceManifest],
     carried_python: str | None,
 ) -> Entry:
     """Return the file.
@@ -47,7 +48,7 @@ def sbom_entry(
         raise MissingExtra("cyclonedx-bom is not installed.", hint="pip install 'edgemed[hq]'") from error
 
     kit = Component(name=kit_name, version=version, type=ComponentType.APPLICATION, bom_ref=kit_name)
-    parts = [_wheel(wheel) for wheel in wheelhouse.all] + [_model(model) for model in models]
+    parts = [_wheel(wheel) for wheel in wheelhouse.all] + [_pack(pack) for pack in packs]
     if carried_python:
         parts.append(
             Component(name="python", version=carried_python, type=ComponentType.PLATFORM, bom_ref="python")
@@ -98,6 +99,27 @@ def _llama_cpp() -> "Component":
         bom_ref="llama.cpp",
         description="As it lies in the source of llama-cpp-python of the same version.",
         licenses=[LicenseFactory().make_from_string("MIT")],
+    )
+
+
+def _pack(pack: ModelManifest | ReferenceManifest) -> "Component":
+    return _model(pack) if isinstance(pack, ModelManifest) else _reference(pack)
+
+
+def _reference(reference: ReferenceManifest) -> "Component":
+    from cyclonedx.contrib.license.factories import LicenseFactory
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.component import Component, ComponentType
+
+    sha256 = hashlib.sha256(encode_reference_manifest(reference)).hexdigest()
+    return Component(
+        name=reference.name,
+        version=str(reference.version),
+        type=ComponentType.DATA,
+        bom_ref=f"{reference.kind}:{reference.name}",
+        description=f"{reference.title}, {reference.edition}",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)],
+        licenses=[LicenseFactory().make_from_string(reference.license)],
     )
 
 

@@ -12,6 +12,7 @@ from kit_lock import FOLDER
 from edgemed.kit_format import KitPlatform
 from edgemed.manifest import ModelManifest
 from edgemed.minisign import PublicKey
+from edgemed.reference_manifest import ReferenceManifest
 
 _TEMPLATES = FOLDER / "manual"
 _PLATFORM_TEXTS: dict[KitPlatform, str] = {
@@ -54,7 +55,9 @@ class Facts:
     portable_engine: bool
     embedded: list[ModelManifest]
     packs: list[ModelManifest]
-    libraries: list[str]
+    references: list[ReferenceManifest]
+    """Libraries and rule sets that are installed."""
+    library_files: list[str]
     """File names."""
     update_root: bool
     """Whether the kit has the root.json by which updates are checked."""
@@ -112,8 +115,13 @@ def _contents(facts: Facts) -> Iterable[tuple[str, str]]:
     yield "wheels", "the program" + "".join(f", with the model {model.name}" for model in facts.embedded)
     for model in facts.packs:
         yield f"packs/{model.name}", f"{model.kind}, {model.size_bytes / 1e6:,.0f} MB" + _noticed(model)
-    for name in facts.libraries:
-        yield f"library/{name}", "reference texts"
+    for reference in facts.references:
+        kind = "library" if reference.kind == "library" else "rule set"
+        megabytes = f"{reference.size_bytes / 1e6:,.1f} MB"
+        words = f"{reference.title}, {reference.edition}, {reference.license}"
+        yield f"packs/{reference.name}", f"{kind}, {megabytes}: {words}"
+    for name in facts.library_files:
+        yield f"library/{name}", "for people to read from the stick"
     if facts.carried_python:
         yield "python", f"Python {facts.carried_python}, which runs it"
     yield "licences", "who made the parts, and under which licence"
@@ -163,13 +171,17 @@ def _screen(facts: Facts) -> str:
             *signed,
             "[2/6] Checking every file of the kit",
             "[3/6] Installing the program",
-            f"[4/6] Installing the models on the stick: {len(facts.packs)}",
+            f"[4/6] Installing the models and libraries on the stick: {_packs_count(facts)}",
             "[5/6] Checking this computer",
             "      The doctor found nothing wrong.",
             "[6/6] Asking the model one question",
             f"edgemed {facts.version} works.",
         ]
     )
+
+
+def _packs_count(facts: Facts) -> int | str:
+    return len(facts.packs) + len(facts.references) or "none"
 
 
 def _question(facts: Facts) -> str:

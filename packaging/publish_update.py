@@ -9,14 +9,13 @@ version of each pack). Needs the extra `hq`.
 """
 
 import argparse
-import hashlib
 import shutil
-import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from reference_source import check_names
 from update_keys import (
     ONLINE_ROLES,
     ask_passphrase,
@@ -27,14 +26,14 @@ from update_keys import (
     read_signer,
     rotate_keys,
 )
+from update_packs import PublishedPack, check_published, checked_pack, write_pack
 
-from edgemed.checksums import is_safe_path, same_on_fat
+from edgemed.checksums import same_on_fat
 from edgemed.errors import EdgemedError, StorageError, UsageError
-from edgemed.manifest import MANIFEST_NAME, ModelManifest, read_manifest
-from edgemed.models import examine_model, storage_error
 from edgemed.operating_system import write_atomically
-from edgemed.pieces import LARGEST_PIECE_BYTES, cut
-from edgemed.update_format import METADATA_FOLDER, PACK_FIELD, TARGETS_FOLDER, PackEntry, PackFile
+from edgemed.pack_folders import storage_error
+from edgemed.pieces import LARGEST_PIECE_BYTES
+from edgemed.update_format import METADATA_FOLDER, TARGETS_FOLDER
 from edgemed.update_stick import CREATED_FIELD, ROOT_NAME, read_stick
 
 if TYPE_CHECKING:
@@ -47,14 +46,6 @@ EXPIRES_YEARS = 10
 
 _RECORD_NAME = "published.json"
 _VERSIONED = ("targets.json", "snapshot.json", "timestamp.json")
-
-
-class PublishedPack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The newest version of one pack."""
-
-    version: int
-    content_sha256: str
-    """Over the names and hashes of its files."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,7 +105,8 @@ def publish_stick(
     twice. timestamp.json is written last: an unfinished stick is refused.
 
     Raises:
-        UsageError: a pack is no folder of plain files with a manifest, names clash, or keys are missing.
+        UsageError: a pack is no folder of plain files with a manifest or pack.toml, names clash, a
+            version was given to something else, or keys are missing.
         ModelError: a pack holds no usable model, or is damaged.
         StorageError: no space on the stick.
     """
@@ -124,18 +116,18 @@ def publish_stick(
     signers = {role: read_signer(keys / f"{role}.pem", passphrase) for role in ONLINE_ROLES}
     _check_signers(keys, signers)
     version = _next_version(stick, keys)
-    manifests = {path: _checked_pack(path) for path in packs}
-    names = [manifest.name.lower() for manifest in manifests.values()]
-    if len(set(names)) < len(names):
-        raise UsageError("Two of the packs have the same name.", hint="Name each pack once.")
+    sources = [checked_pack(path) for path in packs]
+    check_names(source.manifest.name for source in sources)
+    published = _read_published(keys)
+    for source in sources:
+        check_published(source, published)
     _check_space(stick, packs)
     _clear(stick)
     for path in sorted((keys / METADATA_FOLDER).glob(f"*.{ROOT_NAME}")):
         write_atomically(stick / METADATA_FOLDER / path.name, path.read_bytes())
     targets: dict[str, TargetFile] = {}
-    published = _read_published(keys)
-    for path, manifest in manifests.items():
-        entry = _write_pack(path, manifest, stick, published, targets, piece_bytes)
+    for source in sources:
+        entry = write_pack(source, stick, published, targets, piece_bytes)
         print(f"{entry.name} version {entry.version}: {entry.size_bytes:,} bytes")
     if same := same_on_fat(targets):
         raise UsageError(f"Two names differ only in case: {same}")
@@ -177,70 +169,6 @@ def _next_version(stick: Path, keys: Path) -> int:
                     f"{folder / name} is damaged.", hint="Delete it if it is on the stick."
                 ) from error
     return max(versions) + 1
-
-
-def _checked_pack(path: Path) -> ModelManifest:
-    if not path.is_dir():
-        raise UsageError(f"{path} is no pack.", hint="Name the folder that `edgemed-convert pack` made.")
-    examine_model(path)
-    manifest = read_manifest(path / MANIFEST_NAME)
-    if manifest.kind == "adapter" and manifest.base_sha256 is None:
-        raise UsageError(f"The manifest of {path} does not say which base model the adapter belongs to.")
-    for file in path.iterdir():
-        if not stat.S_ISREG(file.lstat().st_mode):
-            raise UsageError(f"{file} is a link, a folder or a special file; a pack holds plain files.")
-        if not is_safe_path(f"{manifest.name}-v1/{file.name}"):
-            raise UsageError(f"{file} has a name that a stick cannot hold.")
-    return manifest
-
-
-def _write_pack(
-    path: Path,
-    manifest: ModelManifest,
-    stick: Path,
-    published: dict[str, PublishedPack],
-    targets: "dict[str, TargetFile]",
-    piece_bytes: int,
-) -> PackEntry:
-    """Write the pieces of a pack's files; add them to the targets and its version to what was published."""
-    from tuf.api.metadata import TargetFile
-
-    incoming = stick / TARGETS_FOLDER / f"{manifest.name}-new"
-    incoming.mkdir(parents=True)
-    cut_files = {
-        file.name: cut(file, incoming / file.name, piece_bytes=piece_bytes) for file in sorted(path.iterdir())
-    }
-    for file in manifest.files:
-        if cut_files[file.name].sha256 != file.sha256:
-            raise UsageError(f"{path / file.name} is damaged: its SHA-256 is not the one in the manifest.")
-    version = _pack_version(manifest.name, {name: made.sha256 for name, made in cut_files.items()}, published)
-    folder = f"{manifest.name}-v{version}"
-    incoming.rename(stick / TARGETS_FOLDER / folder)
-    files = []
-    for name, made in cut_files.items():
-        names = [f"{folder}/{piece.path.name}" for piece in made.pieces]
-        files.append(PackFile(name=name, size_bytes=made.size_bytes, sha256=made.sha256, pieces=names))
-        for target, piece in zip(names, made.pieces, strict=True):
-            targets[target] = TargetFile(piece.size_bytes, {"sha256": piece.sha256}, target)
-    entry = PackEntry(
-        kind=manifest.kind,
-        name=manifest.name,
-        version=version,
-        base_sha256=manifest.base_sha256,
-        files=files,
-    )
-    first = next(file for file in files if file.name == MANIFEST_NAME).pieces[0]
-    targets[first].unrecognized_fields["custom"] = {PACK_FIELD: msgspec.to_builtins(entry)}
-    return entry
-
-
-def _pack_version(name: str, hashes: dict[str, str], published: dict[str, PublishedPack]) -> int:
-    """Return the version of a pack: that of last time for the same files, else one more."""
-    content = hashlib.sha256(msgspec.json.encode(sorted(hashes.items()))).hexdigest()
-    last = published.get(name, PublishedPack(0, ""))
-    if last.content_sha256 != content:
-        published[name] = PublishedPack(last.version + 1, content)
-    return published[name].version
 
 
 def _sign(

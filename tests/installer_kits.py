@@ -8,6 +8,7 @@ import ensurepip
 import functools
 import hashlib
 import io
+import json
 import os
 import platform
 import shutil
@@ -32,6 +33,7 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 PLATFORM: KitPlatform = "linux-aarch64" if platform.machine() == "aarch64" else "linux-x86_64"
 OWN_MODULES = ("__init__.py", "errors.py", "minisign.py", "checksums.py")
 PACK_NAME = "small-model"
+LIBRARY_NAME = "guides"
 
 _CLI = """
 import json, os, sys
@@ -115,6 +117,43 @@ def join(pieces, target, *, sha256, progress=None):
         raise ModelCorrupt(f"{target.name} is damaged.")
     target.write_bytes(data)
 """
+_REFERENCE_PACKS = """
+import hashlib, json, shutil
+from types import SimpleNamespace
+from edgemed.errors import ModelCorrupt
+from edgemed.models import _folder
+
+def _parent():
+    return _folder().parent / "reference_packs"
+
+def find_sound(name, version, manifest_sha256):
+    return None
+
+def install_pack(source, *, manifest_sha256, move, progress):
+    raw = (source / "manifest.json").read_bytes()
+    if hashlib.sha256(raw).hexdigest() != manifest_sha256:
+        raise ModelCorrupt("manifest.json is damaged.")
+    target = _parent() / "{name}-v{version}".format(**json.loads(raw))
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    return SimpleNamespace(name=target.name)
+
+def list_packs():
+    return SimpleNamespace(packs=sorted(_parent().iterdir()), damaged=[])
+
+def verify_pack(pack, progress):
+    manifest = json.loads((pack / "manifest.json").read_bytes())
+    if hashlib.sha256((pack / "passages.txt").read_bytes()).hexdigest() != manifest["sha256"]:
+        raise ModelCorrupt(f"{pack / 'passages.txt'} is damaged.")
+"""
+_UPDATE_SWITCH = """
+from edgemed.models import _folder
+
+def use_kit_packs(names):
+    with (_folder().parent / "settings.toml").open("a") as file:
+        file.write(f"\\nreferences = {names!r}\\n")
+    return []
+"""
 _UPDATE_RECORD = """
 from types import SimpleNamespace
 from edgemed.models import _folder
@@ -146,7 +185,9 @@ def fake_edgemed(version: str, *, padding_bytes: int = 0) -> bytes:
         "models.py": _MODELS + "\n",
         "settings.py": _SETTINGS,
         "pieces.py": _PIECES,
+        "reference_packs.py": _REFERENCE_PACKS,
         "update_record.py": _UPDATE_RECORD,
+        "update_switch.py": _UPDATE_SWITCH,
         "padding.txt": "x" * padding_bytes,
         **_FITS,
     }
@@ -198,6 +239,7 @@ def build_kit(
     key: SecretKey | None = None,
     signed: bool = True,
     pack: bytes | None = None,
+    library: bytes | None = None,
     piece_bytes: int | None = None,
     changes: Mapping[str, object] | None = None,
     padding_bytes: int = 0,
@@ -208,6 +250,7 @@ def build_kit(
 
     Args:
         pack: the content of a model file; cut when there is `piece_bytes`.
+        library: the content of the only file of a library.
         changes: fields of kit.json, in place of the right ones.
         more: files that the list names, beside the usual ones.
         with_pip: leave pip, the largest file, out where nothing is installed.
@@ -220,6 +263,11 @@ def build_kit(
         packs, cut, packed = _pack(pack, piece_bytes)
         files |= cut
         listed += packed
+    if library is not None:
+        listed_library, contents = _library(library)
+        packs.append(listed_library)
+        files |= contents
+        listed += [_listed(path, data) for path, data in contents.items()]
     manifest = KitManifest(
         version=version,
         platform=PLATFORM,
@@ -296,6 +344,17 @@ def _pack(data: bytes, piece_bytes: int | None) -> tuple[list[KitPack], dict[str
     sha256 = hashlib.sha256(data).hexdigest()
     pack = KitPack(kind="model", name=PACK_NAME, folder=folder, size_bytes=len(data), sha256=sha256)
     return [pack], files, listed
+
+
+def _library(data: bytes) -> tuple[KitPack, dict[str, bytes]]:
+    folder = f"packs/{LIBRARY_NAME}"
+    words = {"name": LIBRARY_NAME, "version": 3, "sha256": hashlib.sha256(data).hexdigest()}
+    files = {f"{folder}/manifest.json": json.dumps(words).encode(), f"{folder}/passages.txt": data}
+    sha256 = hashlib.sha256(files[f"{folder}/manifest.json"]).hexdigest()
+    pack = KitPack(
+        kind="library", name=LIBRARY_NAME, version=3, folder=folder, size_bytes=len(data), sha256=sha256
+    )
+    return pack, files
 
 
 def copy_kit(kit: Path, target: Path) -> Path:

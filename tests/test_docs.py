@@ -11,11 +11,13 @@ import pytest
 from edgemed.cli import cli
 from edgemed.manifest import ModelManifest
 from edgemed.records import Record
+from edgemed.reference_manifest import ReferenceManifest
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 SCHEMAS = {
     REFERENCE / "model_manifest.schema.json": ModelManifest,
+    REFERENCE / "reference_manifest.schema.json": ReferenceManifest,
     REFERENCE / "benchmark_record.schema.json": Record,
 }
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

@@ -35,8 +35,11 @@ from edgemed.minisign import read_public_key, verify_bytes
 from edgemed.models import install_model
 from edgemed.paths import models_folder
 from edgemed.pieces import Piece, join
+from edgemed.reference_manifest import read_reference_manifest
+from edgemed.reference_packs import install_pack
 from tests.gguf_files import write_tiny_adapter, write_tiny_llama
 from tests.kit_fakes import fake_order, write_app_wheel, write_engine_wheel, write_wheel
+from tests.update_sticks import make_reference
 
 
 @pytest.fixture(autouse=True)
@@ -75,14 +78,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_two_builds_in_two_places_give_the_same_bytes(tmp_path: Path, pack: Path) -> None:
-    first_order = fake_order(tmp_path / "one", models=[pack], libraries=[pack / "MODEL_CARD.md"])
+    library = make_reference(pack.with_name("guides"), "guides", 1)
+    first_order = fake_order(tmp_path / "one", models=[pack], libraries=[pack / "MODEL_CARD.md", library])
     first = build(first_order)
     moved = tmp_path / "somewhere-else"
     shutil.copytree(pack, moved / "renamed")
+    shutil.copytree(library, moved / "books")
     shutil.copytree(tmp_path / "one/key", moved / "key")
     for number, path in enumerate(moved.rglob("*")):
         os.utime(path, (number, number))
-    second = build(fake_order(moved, models=[moved / "renamed"], libraries=[moved / "renamed/MODEL_CARD.md"]))
+    libraries = [moved / "books", moved / "renamed/MODEL_CARD.md"]
+    second = build(fake_order(moved, models=[moved / "renamed"], libraries=libraries))
     assert contents(first) == contents(second)
     assert first.name == "edgemed-kit-9.9.9-linux-x86_64"
     for content in contents(first).values():
@@ -226,6 +232,40 @@ def test_the_pages_are_plain_and_whole(tmp_path: Path, pack: Path) -> None:
     assert "not for patients" in manual
 
 
+def test_a_library_is_carried_with_its_manifest_and_named_on_every_page(tmp_path: Path, pack: Path) -> None:
+    library = make_reference(tmp_path / "guides", "guides", 3)
+    rules = make_reference(tmp_path / "triage", "triage", 1, kind="rules", title="Red <flags>")
+    loose = tmp_path / "poster.txt"
+    loose.write_bytes(b"Wash your hands.")
+    order = fake_order(tmp_path, models=[pack], libraries=[rules, loose, library], piece_bytes=200_000)
+    kit = build(order)
+    listed = read_kit(kit / "kit.json")
+    assert [(one.kind, one.name, one.version) for one in listed.packs] == [
+        ("model", "tiny", None),
+        ("library", "guides", 3),
+        ("rules", "triage", 1),
+    ]
+    assert listed.libraries == ["library/poster.txt"]
+    manifest = read_reference_manifest(kit / "packs/guides/manifest.json")
+    assert (
+        listed.packs[1].sha256
+        == hashlib.sha256((kit / "packs/guides/manifest.json").read_bytes()).hexdigest()
+    )
+    for file in manifest.files:
+        assert hashlib.sha256((kit / "packs/guides" / file.name).read_bytes()).hexdigest() == file.sha256
+    assert install_pack(kit / "packs/guides", manifest_sha256=listed.packs[1].sha256).name == "guides-v3"
+    start = (kit / "START-HERE.txt").read_text(encoding="utf-8")
+    assert "packs/guides           library, 0.2 MB: Water, of year 3, CC-BY-4.0" in start
+    assert "library/poster.txt     for people to read from the stick" in start
+    manual = (kit / "MANUAL.html").read_text(encoding="utf-8")
+    assert "rule set, 0.2 MB: Red &lt;flags&gt;" in manual
+    assert "Installing the models and libraries on the stick: 3" in manual
+    notice = (kit / "licences/NOTICE.txt").read_text(encoding="utf-8")
+    assert "Library guides: Water\n  licence: CC-BY-4.0\n  from: https://example.org/water" in notice
+    parts = json.loads((kit / "sbom.cdx.json").read_text(encoding="utf-8"))["components"]
+    assert {"data"} == {part["type"] for part in parts if part["name"] in ("guides", "triage")}
+
+
 def test_licences_and_parts_are_listed(tmp_path: Path, pack: Path) -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
@@ -298,6 +338,16 @@ def two_names_on_fat(tmp_path: Path, _pack: Path) -> dict[str, Any]:
     return {"libraries": files}
 
 
+def library_without_card(tmp_path: Path, _pack: Path) -> dict[str, Any]:
+    folder = make_reference(tmp_path / "guides", "guides", 1)
+    (folder / "pack.toml").unlink()
+    return {"libraries": [folder]}
+
+
+def library_named_as_a_model(tmp_path: Path, pack: Path) -> dict[str, Any]:
+    return {"models": [pack], "libraries": [make_reference(tmp_path / "library", "Tiny", 1)]}
+
+
 def bad_name(tmp_path: Path, _pack: Path) -> dict[str, Any]:
     (tmp_path / "what now?.txt").write_bytes(b"x")
     return {"libraries": [tmp_path / "what now?.txt"]}
@@ -335,6 +385,8 @@ BAD_ORDERS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "Two packs are named tiny": lambda _tmp_path, pack: {"models": [pack, pack]},
     "adapter adapter needs the base model with the SHA-256 1111": adapter_alone,
     "would have the name library/book.txt": two_names_on_fat,
+    r"guides has no pack\.toml": library_without_card,
+    "Two packs are named Tiny": library_named_as_a_model,
     "what now\\?.txt' cannot be the name": bad_name,
     "llama_cpp_python.* says nothing of its licence": no_licence,
     "manylinux_2_17_aarch64.whl is not for linux-x86_64": lambda tmp_path, _pack: {

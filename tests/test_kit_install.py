@@ -4,6 +4,7 @@ import ast
 import errno
 import hashlib
 import io
+import json
 import os
 import platform
 import shutil
@@ -32,6 +33,7 @@ from tests.installer_kits import (
     pip_wheel,
     seal,
 )
+from tests.update_sticks import make_reference
 
 # isort: split
 import app_build
@@ -189,6 +191,34 @@ def test_a_damaged_installation_is_named_and_the_kit_repairs_it(whole_kit: Path,
 
 @needs_pip
 @needs_posix
+def test_a_library_of_the_kit_is_installed_checked_and_removed(home: Path, tmp_path: Path) -> None:
+    kit = build_kit(tmp_path / "kit", library=b"Drink water.\n", changes={"libraries": ["START-HERE.txt"]})
+    done = run(kit, home, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "[4/6] Installing the models and libraries on the stick: 1\n      library guides version 3,"
+        in done.stderr
+    )
+    assert "are for people to read; they stay there" in done.stdout
+    data = app(home).parent
+    passages = data / "reference_packs/guides-v3/passages.txt"
+    assert passages.read_bytes() == b"Drink water.\n"
+    assert "references = ['guides-v3']" in (data / "settings.toml").read_text(encoding="utf-8")
+    checked = run(kit, home, "--check", "--installed")
+    assert (checked.returncode, "So are the libraries and rule sets: 1." in checked.stdout) == (0, True)
+    passages.write_bytes(b"Drink mercury.\n")
+    checked = run(kit, home, "--check", "--installed")
+    assert (checked.returncode, f"{passages} is damaged" in checked.stderr) == (3, True)
+    # The stick's own files are checked as all others.
+    _flip(kit / "packs/guides/passages.txt")
+    refused = run(kit, home)
+    assert "packs/guides/passages.txt is damaged" in refused.stderr
+    assert run(kit, home, "--uninstall", "--yes").returncode == 0
+    assert {path.name for path in data.iterdir()} == {"settings.toml"}
+
+
+@needs_pip
+@needs_posix
 def test_a_wheel_that_the_locked_list_does_not_know_is_not_installed(home: Path, tmp_path: Path) -> None:
     lock = f"edgemed==1.0 --hash=sha256:{'0' * 64}\n".encode()
     done = run(build_kit(tmp_path / "kit", more={"wheels/requirements.lock": lock}), home, "--yes")
@@ -251,6 +281,7 @@ def test_the_real_kit_answers_a_question_without_a_network(home: Path, tmp_path:
         engine_wheel=engines[0],
         pythons=[PYTHON],
         models=[small_pack(tmp_path)],
+        libraries=[make_reference(tmp_path / "guides", "guides", 3)],
         key=tmp_path / "edgemed.key",
         wheels=Path(cached),
     )
@@ -269,6 +300,21 @@ def test_the_real_kit_answers_a_question_without_a_network(home: Path, tmp_path:
     command = [str(home / ".local/bin/edgemed"), "models", "list"]
     listed = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=True).stdout
     assert f"* {PACK_NAME} " in listed
+    checked = json.loads(
+        subprocess.run(
+            [command[0], "doctor", "--json"],
+            env=environment(home),
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+    )
+    found = [check["detail"] for check in checked if check["name"] == "library guides"]
+    assert [words[:18] for words in found] == ["version 3, in use:"]
+    whole = run(kit, home, "--check", "--installed")
+    assert (whole.returncode, "So are the libraries and rule sets: 1." in whole.stdout) == (0, True), (
+        whole.stderr
+    )
     assert not [path for path in app(home).iterdir() if path.name.startswith((".incoming", ".joining"))]
 
 

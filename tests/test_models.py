@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgemed import models
+from edgemed import pack_folders
 from edgemed.errors import (
     EdgemedError,
     ModelCorrupt,
@@ -305,7 +305,7 @@ def test_whatever_ends_an_installation_leaves_nothing(
         if step == "write":
             patched.setattr(Path, "open", open_failing)
         else:
-            patched.setattr(Path if step == "rename" else models, step, fail)
+            patched.setattr(Path if step == "rename" else pack_folders, step, fail)
         with pytest.raises(error, match=message):
             install_model(pack)
     assert left_in_models_folder() == []
@@ -391,13 +391,13 @@ def test_an_unknown_name_is_answered_with_the_nearest(pack: Path) -> None:
 def test_a_file_used_where_it_lies_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiny_llama(tmp_path / "elsewhere.gguf")
     hashed: list[Path] = []
-    hash_file = models._hash_file
+    hash_file = pack_folders.hash_file
 
     def counted(path: Path, done: Any) -> str:
         hashed.append(path)
         return hash_file(path, done)
 
-    monkeypatch.setattr(models, "_hash_file", counted)
+    monkeypatch.setattr(pack_folders, "hash_file", counted)
 
     def found() -> InstalledModel:
         return find_model(str(path))

@@ -201,8 +201,8 @@ def test_an_adapter_whose_base_is_absent_is_refused_by_name(world: World, tmp_pa
 def test_a_kind_that_this_version_cannot_use_is_refused_by_name_and_the_rest_is_taken(
     world: World, tmp_path: Path
 ) -> None:
-    sign_again(world, kind="library", name="guides")
-    assert "pack guides is of the kind library" in refusal(world.stick).message
+    sign_again(world, kind="voices", name="guides")
+    assert "pack guides is of the kind voices" in refusal(world.stick).message
     both = {**signed_targets(world.stick)}
     other = world.headquarters.publish(tmp_path / "stick", make_pack(tmp_path / "pack", "clinic", seed=7))
     shutil.copytree(world.stick / "targets", other / "targets", dirs_exist_ok=True)
@@ -210,7 +210,7 @@ def test_a_kind_that_this_version_cannot_use_is_refused_by_name_and_the_rest_is_
     result = update_from(other)
     assert result.installed == ["clinic-v3"]
     assert result.refused == [
-        "The pack guides is of the kind library, which this version of edgemed cannot use."
+        "The pack guides is of the kind voices, which this version of edgemed cannot use."
     ]
 
 

@@ -81,6 +81,29 @@ def make_adapter_pack(folder: Path, name: str, base: Path, *, seed: int) -> Path
     return _pack(write_tiny_adapter(_source(folder), seed=seed), folder, name, changes)
 
 
+def make_reference(folder: Path, name: str, version: int, /, **changes: Any) -> Path:
+    """Write the folder of a library (or of what `changes` says) as headquarters does; one file makes pieces."""
+    import tomli_w
+
+    folder.mkdir(parents=True)
+    files = {"passages.txt": f"{name} {version}: drink water.\n" * 8000, "index.csv": f"water;{version}\n"}
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8", newline="\n")
+    card = {
+        "kind": "library",
+        "name": name,
+        "version": version,
+        "title": "Water",
+        "language": "en",
+        "license": "CC-BY-4.0",
+        "source": "https://example.org/water",
+        "edition": f"of year {version}",
+        "files": sorted(files),
+    }
+    (folder / "pack.toml").write_text(tomli_w.dumps(card | changes), encoding="utf-8")
+    return folder
+
+
 def _source(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder / "weights.gguf"

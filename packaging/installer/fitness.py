@@ -139,7 +139,7 @@ def check_space(kit: Kit, places: Places, python: str, *, version_is_there: bool
     carried = [name for name in sizes if name.startswith("python/")]
     wheels = sum(sizes[name] for name in [*kit.wheels_for(python), *carried])
     app = 0 if version_is_there else int(kit.listed.installed_bytes * _BUILD_FACTOR) + wheels
-    missing = [pack for pack in kit.listed.packs if not (places.data / "models" / pack.name).is_dir()]
+    missing = [pack for pack in kit.listed.packs if not (places.data / pack.installed_folder).is_dir()]
     packs = sum(pack.size_bytes - _size_of(places.joining(pack.sha256)) for pack in missing)
     needed, free = app + packs + _SPARE_BYTES, shutil.disk_usage(folder).free
     if free < needed:

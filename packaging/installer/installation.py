@@ -14,7 +14,7 @@ from operating_system import (
     locked,
     refuse_sudo,
 )
-from packs import Worker, install_packs, trust_root
+from packs import Worker, install_packs, trust_root, use_packs
 from places import Places, link_for_user, make_folder, write_atomically, write_starter
 from stick import Kit, check_whole, find_key, open_kit
 from talk import Talk, in_words, megabytes
@@ -114,15 +114,14 @@ def _install(kit: Kit, python: TargetPython, places: Places, lock: int, talk: Ta
     else:
         talk.say("      This version is installed already, and whole.")
     worker = Worker(places.versions / name, lock)
-    talk.step(f"Installing the models on the stick: {len(kit.listed.packs) or 'none'}")
-    model = install_packs(kit, worker, places, talk)
+    talk.step(f"Installing the models and libraries on the stick: {len(kit.listed.packs) or 'none'}")
+    to_use = install_packs(kit, worker, places, talk)
     trust_root(kit, worker, talk)
     talk.step("Checking this computer")
     look_at_computer(places.versions / name, lock, talk)
     talk.step("Asking the model one question (a large one takes minutes on an old computer)")
-    answer = _tried(places, name, lock, model)
-    if model is not None:
-        worker.ask({"do": "use", "name": model}, talk.progress)
+    answer = _tried(places, name, lock, to_use.model)
+    use_packs(to_use, worker, talk)
     start = _put_into_use(kit, places, name)
     places.delete_unused()
     return _closing_words(kit, answer, start, time.monotonic() - started_at)
@@ -166,5 +165,5 @@ def _closing_words(kit: Kit, answer: Answer, start: list[str], seconds: float) -
         *start,
     ]
     if kit.listed.libraries:
-        lines.append("The reference texts stay on the stick, in its folder library.")
+        lines.append("The files in the folder library of the stick are for people to read; they stay there.")
     return "\n".join(lines)

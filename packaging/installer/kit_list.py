@@ -11,6 +11,8 @@ from talk import plain
 from edgemed.checksums import KitDamaged
 
 KIT_NAME = "kit.json"
+REFERENCE_KINDS = ("library", "rules")
+_KINDS = ("model", "adapter", *REFERENCE_KINDS)
 _SCHEMA_VERSION = 1
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,40}", re.ASCII)
 _PACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", re.ASCII)
@@ -38,14 +40,23 @@ class PackFile:
 
 @dataclass(frozen=True)
 class Pack:
-    """A model or adapter in the kit."""
+    """A model, adapter, library or rule set in the kit."""
 
     kind: str
     name: str
+    version: int | None
+    """Of a library or rule set."""
     folder: str
     size_bytes: int
     sha256: str
     files: list[PackFile]
+
+    @property
+    def installed_folder(self) -> str:
+        """Return where it will lie in the data folder, if no other model has its name."""
+        if self.kind in REFERENCE_KINDS:
+            return f"reference_packs/{self.name}-v{self.version}"
+        return f"models/{self.name}"
 
     @property
     def is_cut(self) -> bool:
@@ -127,9 +138,13 @@ def _pack(data: dict[str, Any], files: list[tuple[str, dict[str, Any]]]) -> Pack
     ]
     if not inside or any("/" in file.name for file in inside):
         raise ValueError(f"the pack {folder} is not a folder of files")
+    kind, version = _text(data["kind"]), data.get("version")
+    if kind not in _KINDS:
+        raise ValueError(f"the pack {folder} is of the kind {kind}")
     return Pack(
-        kind=_text(data["kind"]),
+        kind=kind,
         name=_matching(data["name"], _PACK_NAME),
+        version=_size(version) if kind in REFERENCE_KINDS else None,
         folder=folder,
         size_bytes=_size(data["size_bytes"]),
         sha256=_text(data["sha256"]),

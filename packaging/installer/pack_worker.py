@@ -21,7 +21,15 @@ def main() -> int:
 
     order = json.loads(sys.stdin.buffer.read())
     actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
-    actions = {"install": _install, "choose": _choose, "use": _use, "trust": _trust}
+    actions = {
+        "install": _install,
+        "install_reference": _install_reference,
+        "check_references": _check_references,
+        "choose": _choose,
+        "use": _use,
+        "use_references": _use_references,
+        "trust": _trust,
+    }
     try:
         _say(actions[order["do"]](order))
     except EdgemedError as error:
@@ -53,6 +61,46 @@ def _install(order: dict[str, Any]) -> dict[str, Any]:
     if joined is not None:
         shutil.rmtree(joined, ignore_errors=True)
     return {"installed": installed.name}
+
+
+def _install_reference(order: dict[str, Any]) -> dict[str, Any]:
+    """Install one library or rule set beside its older versions; a cut one is put together first."""
+    from edgemed import reference_packs
+
+    there = reference_packs.find_sound(order["name"], order["version"], order["sha256"])
+    if there is not None:
+        return {"installed": there}
+    source = Path(order["folder"])
+    joined = Path(order["join_in"]) if "join_in" in order else None
+    if joined is not None:
+        _join(order["files"], joined)
+        source = joined
+    # The manifest names all files by their SHA-256: the stick may give other bytes than a moment before.
+    installed = reference_packs.install_pack(
+        source, manifest_sha256=order["sha256"], move=joined is not None, progress=_Progress().show
+    )
+    if joined is not None:
+        shutil.rmtree(joined, ignore_errors=True)
+    return {"installed": installed.name}
+
+
+def _check_references(_order: dict[str, Any]) -> dict[str, Any]:
+    """Read every byte of the installed libraries and rule sets."""
+    from edgemed import reference_packs
+    from edgemed.errors import ModelCorrupt
+
+    found = reference_packs.list_packs()
+    for damaged in found.damaged:
+        raise ModelCorrupt(f"{damaged.name} is damaged: {damaged.problem}", hint="Install the kit again.")
+    for pack in found.packs:
+        reference_packs.verify_pack(pack, _Progress().show)
+    return {"checked": len(found.packs)}
+
+
+def _use_references(order: dict[str, Any]) -> dict[str, Any]:
+    from edgemed import update_switch
+
+    return {"removed": update_switch.use_kit_packs(order["names"])}
 
 
 def _free_name(order: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app_build import clean_environment
+from kit_list import REFERENCE_KINDS
 from operating_system import sharing_lock
 from places import Places, python_of
 from stick import Kit
@@ -94,18 +95,31 @@ def _decoded(line: bytes) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def install_packs(kit: Kit, worker: Worker, places: Places, talk: Talk) -> str | None:
-    """Install all packs, models first; return the model that should be used from now on, None for no change.
+@dataclass(frozen=True)
+class ToUse:
+    """What should be in use from now on."""
+
+    model: str | None
+    """None: no change."""
+    references: list[str]
+    """Libraries and rule sets."""
+
+
+def install_packs(kit: Kit, worker: Worker, places: Places, talk: Talk) -> ToUse:
+    """Install all packs, models first; return what should be used from now on.
 
     Raises:
         PackRefused: names the file or the pack.
     """
     names = {}
     for pack in kit.listed.packs:
-        talk.say(f"      {pack.kind} {pack.name}, {megabytes(pack.size_bytes)}")
+        kind = "rule set" if pack.kind == "rules" else pack.kind
+        number = "" if pack.version is None else f" version {pack.version}"
+        talk.say(f"      {kind} {pack.name}{number}, {megabytes(pack.size_bytes)}")
         order: dict[str, Any] = {
-            "do": "install",
+            "do": "install_reference" if pack.kind in REFERENCE_KINDS else "install",
             "name": pack.name,
+            "version": pack.version,
             "sha256": pack.sha256,
             "folder": str(kit.path(pack.folder)),
         }
@@ -120,12 +134,33 @@ def install_packs(kit: Kit, worker: Worker, places: Places, talk: Talk) -> str |
                 for file in pack.files
             ]
         names[pack.name] = worker.ask(order, talk.progress)["installed"]
+    references = [names[pack.name] for pack in kit.listed.packs if pack.kind in REFERENCE_KINDS]
     models = [pack.name for pack in kit.listed.packs if pack.kind == "model"]
     if not models:
-        return None
+        return ToUse(None, references)
     order = {"do": "choose", "names": {name: names[name] for name in models}}
-    chosen: str | None = worker.ask(order, talk.progress)["chosen"]
-    return chosen
+    return ToUse(worker.ask(order, talk.progress)["chosen"], references)
+
+
+def use_packs(to_use: ToUse, worker: Worker, talk: Talk) -> None:
+    """Use the kit's model, libraries and rule sets from now on.
+
+    Raises:
+        PackRefused: the settings cannot be changed.
+    """
+    if to_use.model is not None:
+        worker.ask({"do": "use", "name": to_use.model}, talk.progress)
+    if to_use.references:
+        worker.ask({"do": "use_references", "names": to_use.references}, talk.progress)
+
+
+def check_references(worker: Worker) -> int:
+    """Compare every byte of the installed libraries and rule sets; return how many there are.
+
+    Raises:
+        PackRefused: names the file that is damaged or missing.
+    """
+    return int(worker.ask({"do": "check_references"}, lambda _done, _all: None)["checked"])
 
 
 def trust_root(kit: Kit, worker: Worker, talk: Talk) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from installation import LOCK_NAME
 from operating_system import data_folder, home_folder, locked
+from packs import Worker, check_references
 from places import Places, is_our_link_to, make_folder, problem_of, put_away, user_link, write_atomically
 from stick import disk_error
 from talk import Talk, megabytes
@@ -12,7 +13,8 @@ from talk import Talk, megabytes
 from edgemed.errors import StorageError, UsageError
 
 _PROGRAM_DATA = (
-    *("models", "downloads", "updates", "prefix_states", "logs", "engine_kernels.json", "file_hashes.json"),
+    *("models", "reference_packs", "downloads", "updates", "prefix_states", "logs"),
+    *("engine_kernels.json", "file_hashes.json"),
 )
 _USER_DATA = ("history.sqlite3*", "settings.toml*", "locale")
 
@@ -47,11 +49,12 @@ def roll_back() -> str:
 
 
 def check_installed() -> str:
-    """Compare every file of the version in use with what was installed; return the closing words.
+    """Compare every file of the version in use, of libraries and of rule sets; return the closing words.
 
     Raises:
         UsageError: nothing is installed.
         StorageError: names the file that is damaged or missing.
+        PackRefused: the same, of a library or rule set.
     """
     places = Places(data_folder())
     name = places.current()
@@ -60,7 +63,12 @@ def check_installed() -> str:
     problem = problem_of(places.versions / name, read_all=True)
     if problem:
         raise StorageError(problem, hint="Install it again from the kit; conversations stay as they are.")
-    return f"edgemed {name} is whole. `edgemed models verify` checks the models."
+    words = f"edgemed {name} is whole."
+    if (places.data / "reference_packs").is_dir():
+        with locked(places.app / LOCK_NAME) as lock:
+            count = check_references(Worker(places.versions / name, lock))
+        words += f" So are the libraries and rule sets: {count}."
+    return f"{words} `edgemed models verify` checks the models."
 
 
 def uninstall(*, also_data: bool, yes: bool) -> str:

@@ -33,6 +33,7 @@ import command_line
 from edgemed.checksums import SIGNATURE_NAME, SUMS_NAME
 
 MODEL = bytes(range(256)) * 64
+LIBRARY = b"Drink water that was boiled.\n" * 50
 
 
 def say(line: str) -> None:
@@ -171,8 +172,12 @@ def mutate(kit: Path, older: Path, rng: random.Random) -> str:
 
 def try_sticks(count: int, seed: int, folder: Path) -> int:
     """Mutate and check; return how many went wrong."""
-    sound = build_kit(folder / "sound", version="2.0", pack=MODEL, piece_bytes=5000, with_pip=False)
-    older = build_kit(folder / "older", version="1.0", pack=MODEL[::-1], with_pip=False)
+    sound = build_kit(
+        folder / "sound", version="2.0", pack=MODEL, library=LIBRARY, piece_bytes=5000, with_pip=False
+    )
+    older = build_kit(
+        folder / "older", version="1.0", pack=MODEL[::-1], library=LIBRARY[::-1], with_pip=False
+    )
     right, old = contents(sound), contents(older)
     tally, wrong = Counter[str](), 0
     for number in range(count):
@@ -206,7 +211,7 @@ def installer(kit: Path, home: Path) -> list[str]:
 
 def install_sticks(count: int, seed: int, folder: Path) -> int:
     """Install mutated sticks whole, by the installer that lies on each; return how many went wrong."""
-    sound = build_kit(folder / "whole", version="2.0", pack=MODEL, piece_bytes=5000)
+    sound = build_kit(folder / "whole", version="2.0", pack=MODEL, library=LIBRARY, piece_bytes=5000)
     older = build_kit(folder / "whole-older", version="1.0", pack=MODEL[::-1])
     tally, wrong = Counter[str](), 0
     for number in range(count):
@@ -252,7 +257,7 @@ def works(home: Path) -> str:
 def kill_installations(count: int, seed: int, folder: Path) -> int:
     """Kill the installation of a newer version at random moments; return how often that broke something."""
     first = build_kit(folder / "first", version="1.0", pack=MODEL[::-1])
-    second = build_kit(folder / "second", version="2.0", pack=MODEL, piece_bytes=5000)
+    second = build_kit(folder / "second", version="2.0", pack=MODEL, library=LIBRARY, piece_bytes=5000)
     template = folder / "template"
     template.mkdir()
     subprocess.run(installer(first, template), env=environment(template), capture_output=True, check=True)

@@ -1,4 +1,4 @@
-"""Mutated sticks and interrupted updates: does a wrong byte get in, is a computer ever left without a model?
+"""Mutated sticks and interrupted updates: does a wrong byte get in, is there ever no model, or half an update?
 
 python -m tests.measurements.update_faults --sticks 2000 --interruptions 200
 """
@@ -23,12 +23,14 @@ from typing import Any, NamedTuple, Self
 
 from edgemed.errors import EdgemedError
 from edgemed.models import find_model, install_model, list_models, verify_model
+from edgemed.reference_packs import list_packs, packs_in_use, verify_pack
 from edgemed.settings import change_settings, read_settings
 from edgemed.updates import roll_back, update_from
-from tests.update_sticks import Headquarters, environment, make_adapter_pack, make_pack
+from tests.update_sticks import Headquarters, environment, make_adapter_pack, make_pack, make_reference
 
-OLD, NEW = ("clinic", "words"), ("clinic-v3", "words-v3")
-"""Names of the model and the adapter in use before and after the update."""
+OLD = ("clinic", "words", "guides-v2", "triage-v2")
+NEW = ("clinic-v3", "words-v3", "guides-v3", "triage-v3")
+"""Names of the model, the adapter, the library and the rule set in use before and after the update."""
 
 
 class Scene(NamedTuple):
@@ -48,18 +50,24 @@ class Scene(NamedTuple):
         """Publish three updates; install what the second one holds, and take it."""
         ours, theirs = Headquarters(folder / "ours"), Headquarters(folder / "theirs")
         oldest = make_pack(folder / "oldest", "clinic", seed=5)
-        older_stick = ours.publish(
-            folder / "first", oldest, make_adapter_pack(folder / "oldest-words", "words", oldest, seed=6)
-        )
+        oldest_words = make_adapter_pack(folder / "oldest-words", "words", oldest, seed=6)
+        texts = [
+            (
+                make_reference(folder / f"guides-{version}", "guides", version),
+                make_reference(folder / f"triage-{version}", "triage", version, kind="rules"),
+            )
+            for version in (1, 2, 3)
+        ]
+        older_stick = ours.publish(folder / "first", oldest, oldest_words, *texts[0])
         old = make_pack(folder / "old", "clinic", seed=1)
         new = make_pack(folder / "new", "clinic", seed=2)
         old_words = make_adapter_pack(folder / "old-words", "words", old, seed=3)
         new_words = make_adapter_pack(folder / "new-words", "words", new, seed=4)
-        taken = ours.publish(folder / "second", old, old_words)
+        taken = ours.publish(folder / "second", old, old_words, *texts[1])
         # So that every update reads a root too.
         ours.rotate("timestamp")
-        stick = ours.publish(folder / "third", new, new_words)
-        foreign = theirs.publish(folder / "foreign", new, new_words)
+        stick = ours.publish(folder / "third", new, new_words, *texts[2])
+        foreign = theirs.publish(folder / "foreign", new, new_words, *texts[2])
         home = folder / "home"
         with environment(EDGEMED_HOME=str(home)):
             ours_root = ours.keys / "metadata" / "1.root.json"
@@ -458,23 +466,23 @@ def _count_steps(scene: Scene) -> int:
 def _inspect(stick: Path) -> tuple[str, bool]:
     """Return what is wrong after an interruption, and whether the new version is in use."""
     try:
-        in_use = _working_pair()
+        in_use = _working_packs()
         if in_use not in (OLD, NEW):
             return f"in use: {in_use}", False
-        if damaged := list_models().damaged:
+        if damaged := [*list_models().damaged, *list_packs().damaged]:
             return f"damaged: {damaged}", False
         update_from(stick)
-        if _working_pair() != NEW:
-            return f"after the next update: {_working_pair()}", in_use == NEW
+        if _working_packs() != NEW:
+            return f"after the next update: {_working_packs()}", in_use == NEW
         roll_back()
-        if _working_pair() != OLD:
-            return f"after going back: {_working_pair()}", in_use == NEW
+        if _working_packs() != OLD:
+            return f"after going back: {_working_packs()}", in_use == NEW
     except EdgemedError as error:
         return error.message, False
     return "", in_use == NEW
 
 
-def _working_pair() -> tuple[str, str]:
+def _working_packs() -> tuple[str, ...]:
     """Return what is in use, every byte read again."""
     settings = read_settings()[0]
     model, adapter = find_model(settings.model), find_model(settings.adapter, "adapter")
@@ -482,7 +490,10 @@ def _working_pair() -> tuple[str, str]:
         verify_model(each)
     if adapter.manifest.base_sha256 != model.manifest.sha256:
         return model.name, f"{adapter.name} of another model"
-    return model.name, adapter.name
+    references = packs_in_use()
+    for pack in references:
+        verify_pack(pack)
+    return model.name, adapter.name, *(pack.name for pack in references)
 
 
 def main() -> None:
