@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgemed import __version__, operating_system
+from edgemed.cli_kit import kit_group
 from edgemed.cli_models import models_group
 from edgemed.command_line import (
     INTERRUPTED_EXIT_CODE,
@@ -250,6 +251,7 @@ def doctor(as_json: bool, prove_offline: bool) -> None:
 
 
 cli.add_command(models_group)
+cli.add_command(kit_group)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -34,6 +34,11 @@ def updates_folder() -> Path:
     return data_folder() / "updates"
 
 
+def kit_key_file() -> Path:
+    """The key that signed the kit that edgemed was installed from; the installer keeps it."""
+    return data_folder() / "app" / "edgemed.pub"
+
+
 def prefix_states_folder() -> Path:
     """Saved prefix states (see `engine/prefix_state.py`); may be deleted at any time."""
     return data_folder() / "prefix_states"

@@ -33,7 +33,7 @@ from edgemed.manifest import ModelManifest
 from edgemed.pieces import LARGEST_PIECE_BYTES
 
 REPOSITORY = FOLDER.parent
-_OWN_MODULES = ("__init__.py", "errors.py", "minisign.py", "checksums.py")
+_OWN_MODULES = ("__init__.py", "errors.py", "minisign.py", "checksums.py", "kit_list.py", "kit_stick.py")
 """Of edgemed, that the installer runs from the stick: they need nothing but the standard library."""
 _TEXTS_BYTES = 500_000
 """Licences, manual, SBOM and lists together, about; the estimate has it before they are written."""

@@ -31,7 +31,7 @@ from kit_signature import SecretKey, make_key, sign  # noqa: E402 - packaging is
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 PLATFORM: KitPlatform = "linux-aarch64" if platform.machine() == "aarch64" else "linux-x86_64"
-OWN_MODULES = ("__init__.py", "errors.py", "minisign.py", "checksums.py")
+OWN_MODULES = ("__init__.py", "errors.py", "minisign.py", "checksums.py", "kit_list.py", "kit_stick.py")
 PACK_NAME = "small-model"
 LIBRARY_NAME = "guides"
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +22,7 @@ pytest.importorskip("cryptography", reason="signing kits needs the extra hq")
 
 from tests.installer_kits import (
     INSTALLER,
+    OWN_MODULES,
     PACK_NAME,
     PLATFORM,
     PYTHON,
@@ -42,12 +43,14 @@ import fitness
 import operating_system
 import packs
 import places
-import stick
 import talk
 from kit_signature import make_key
 
 import edgemed.paths
-from edgemed.checksums import SIGNATURE_NAME, SUMS_NAME, parse_sums
+from edgemed import kit_stick
+from edgemed.checksums import SIGNATURE_NAME, SUMS_NAME, KitDamaged, parse_sums
+from edgemed.cli import cli
+from edgemed.command_line import run_command_line
 from edgemed.errors import EdgemedError, StorageError
 from edgemed.manifest import encode_manifest, read_manifest
 
@@ -475,9 +478,9 @@ def test_a_damaged_module_of_the_installer_itself_is_named_before_it_runs(
     kit: Path, home: Path, tmp_path: Path
 ) -> None:
     bad = copy_kit(kit, tmp_path / "stick")
-    (bad / "install/stick.py").write_text("raise SystemExit('ran')", encoding="utf-8")
+    (bad / "install/places.py").write_text("raise SystemExit('ran')", encoding="utf-8")
     done = run(bad, home, "--yes")
-    assert (done.returncode, "install/stick.py is damaged" in done.stderr) == (1, True)
+    assert (done.returncode, "install/places.py is damaged" in done.stderr) == (1, True)
 
 
 def test_a_stick_that_is_pulled_is_one_sentence_with_the_file(
@@ -488,7 +491,7 @@ def test_a_stick_that_is_pulled_is_one_sentence_with_the_file(
             raise OSError(errno.EIO, "Input/output error", str(path))
         return parse_sums((kit / SUMS_NAME).read_bytes())[path.relative_to(kit).as_posix()]
 
-    monkeypatch.setattr(stick, "sha256_of_file", pulled)
+    monkeypatch.setattr(kit_stick, "sha256_of_file", pulled)
     assert command_line.main(["--kit", str(kit), "--yes"]) == 6
     error = capsys.readouterr().err
     assert "model.gguf.002 cannot be read: Input/output error" in error
@@ -498,11 +501,11 @@ def test_a_stick_that_is_pulled_is_one_sentence_with_the_file(
 
 def test_other_bytes_at_the_second_reading_are_refused(kit: Path, tmp_path: Path) -> None:
     changing = copy_kit(kit, tmp_path / "stick")
-    opened = stick.open_kit(changing, new_key().public_key, allow_unsigned=False)
-    stick.check_whole(opened, lambda _done, _all: None)
+    opened = kit_stick.open_kit(changing, new_key().public_key, allow_unsigned=False)
+    kit_stick.check_whole(opened, lambda _done, _all: None)
     _flip(changing / "wheels/requirements.lock")
     with pytest.raises(EdgemedError, match=r"wheels/requirements\.lock is damaged"):
-        stick.copy_checked(opened, "wheels/requirements.lock", tmp_path / "copy")
+        kit_stick.copy_checked(opened, "wheels/requirements.lock", tmp_path / "copy")
 
 
 # Whose kit it is.
@@ -527,7 +530,7 @@ def test_the_root_of_an_unsigned_kit_is_not_trusted(tmp_path: Path) -> None:
 
     for signed in (True, False):
         kit = build_kit(tmp_path / str(signed), signed=signed, with_pip=False)
-        opened = stick.open_kit(kit, new_key().public_key, allow_unsigned=True)
+        opened = kit_stick.open_kit(kit, new_key().public_key, allow_unsigned=True)
         packs.trust_root(opened, SimpleNamespace(ask=ask), talk.Talk(1, stream=io.StringIO()))  # type: ignore[arg-type]
         assert len(asked) == 1
 
@@ -677,7 +680,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_installed(
     kit: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(_kit: object, _name: str, target: Path) -> None:
-        raise stick.disk_error(OSError(errno.ENOSPC, "No space left on device"), target)
+        raise kit_stick.disk_error(OSError(errno.ENOSPC, "No space left on device"), target)
 
     monkeypatch.setattr(app_build, "copy_checked", full)
     assert command_line.main(["--kit", str(kit), "--yes"]) == 6
@@ -782,7 +785,7 @@ def test_a_python_that_the_kit_carries_finds_its_packages_beside_it(tmp_path: Pa
         "python/python312._pth": b"python312.zip",
     }
     kit = build_kit(tmp_path / "kit", more=python, with_pip=False)
-    opened = stick.open_kit(kit, new_key().public_key, allow_unsigned=False)
+    opened = kit_stick.open_kit(kit, new_key().public_key, allow_unsigned=False)
     app_build._copy_carried(opened, tmp_path / "version", "3.12")
     lines = (tmp_path / "version/python/python312._pth").read_text(encoding="utf-8").splitlines()
     assert lines == ["python312.zip", ".", "Lib\\site-packages", "import site"]
@@ -791,24 +794,56 @@ def test_a_python_that_the_kit_carries_finds_its_packages_beside_it(tmp_path: Pa
 
 def test_the_installer_needs_nothing_that_is_not_on_the_stick() -> None:
     own = {path.stem for path in INSTALLER.glob("*.py")}
-    copied = {"edgemed.errors", "edgemed.minisign", "edgemed.checksums"}
-    for path in INSTALLER.glob("*.py"):
-        # This one runs under the installed edgemed.
-        if path.name == "pack_worker.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                assert name.split(".")[0] in own | sys.stdlib_module_names or name in copied, (
-                    f"{path}: {name}"
-                )
+    copied = {f"edgemed.{Path(name).stem}" for name in OWN_MODULES}
+    # `pack_worker.py` runs under the installed edgemed.
+    paths = [path for path in INSTALLER.glob("*.py") if path.name != "pack_worker.py"]
+    for path in [*paths, *(ROOT / "edgemed" / name for name in OWN_MODULES)]:
+        for name in _imported(path):
+            assert name.split(".")[0] in own | sys.stdlib_module_names or name in copied, f"{path}: {name}"
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "edgemed":
+            yield from (f"edgemed.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_the_installed_program_checks_a_kit_before_it_travels(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGEMED_HOME", str(tmp_path / "home"))
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = run_command_line(cli, "edgemed", ["kit", *words])
+        return code, *capsys.readouterr()
+
+    code, out, err = run("check", str(kit))
+    assert code == 0 and "The kit is whole" in out and new_key().public_key.fingerprint in out
+    assert "proves nothing" in err
+    code, out, err = run("check", str(kit), "--key", new_key().public_key.line)
+    assert (code, err) == (0, "")
+    shown = json.loads(run("show", str(kit), "--json")[1])
+    assert shown["version"] and shown["packs"][0]["name"] == PACK_NAME
+    damaged = copy_kit(kit, tmp_path / "stick")
+    lock = damaged / "wheels/requirements.lock"
+    lock.write_bytes(lock.read_bytes().swapcase())
+    code, out, err = run("check", str(damaged))
+    assert code == KitDamaged.exit_code and "wheels/requirements.lock is damaged" in err
+    other = new_key("somebody else").public_key.line
+    code, _out, err = run("check", str(kit), "--key", other)
+    assert code != 0 and "SHA256SUMS" in err
+    code, _out, err = run("show", str(tmp_path / "nowhere"))
+    assert code != 0 and err.startswith("error: SHA256SUMS is missing")
 
 
 def test_only_wheels_that_this_python_can_use_are_copied(tmp_path: Path) -> None:
     wheels = ["a-1-cp311-cp311-linux.whl", "a-1-cp313-cp313-linux.whl", "b-1-cp36-abi3-linux.whl"]
     kit = build_kit(tmp_path / "kit", more={f"wheels/{name}": b"x" for name in wheels}, with_pip=False)
-    opened = stick.open_kit(kit, new_key().public_key, allow_unsigned=False)
+    opened = kit_stick.open_kit(kit, new_key().public_key, allow_unsigned=False)
     used = opened.wheels_for("3.13")
     assert f"wheels/{wheels[0]}" not in used
     assert {f"wheels/{wheels[1]}", f"wheels/{wheels[2]}", "wheels/requirements.lock"} < set(used)

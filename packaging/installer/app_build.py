@@ -23,11 +23,12 @@ from places import (
     write_record,
     write_start,
 )
-from stick import Kit, copy_checked, disk_error
-from talk import Talk, plain
+from talk import Talk
 
 from edgemed.checksums import KitDamaged
 from edgemed.errors import EdgemedError, StorageError
+from edgemed.kit_list import plain
+from edgemed.kit_stick import Kit, copy_checked, disk_error
 
 REQUIREMENTS = "wheels/requirements.lock"
 _POLL_SECONDS = 1.0

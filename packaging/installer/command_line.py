@@ -10,10 +10,11 @@ from installation import Choices, install, look_at_kit
 from operating_system import data_folder, on_termination
 from places import Places
 from removal import check_installed, roll_back, uninstall
-from stick import check_whole
-from talk import Talk, plain
+from talk import Talk
 
 from edgemed.errors import EdgemedError, StorageError, Terminated, UsageError
+from edgemed.kit_list import plain
+from edgemed.kit_stick import check_whole
 
 _INTERRUPTED_EXIT_CODE = 130
 _LONGEST_MESSAGE = 2000

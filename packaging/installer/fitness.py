@@ -17,10 +17,10 @@ from operating_system import (
     this_python,
 )
 from places import Places
-from stick import Kit
 from talk import megabytes
 
 from edgemed.errors import EdgemedError, StorageError
+from edgemed.kit_stick import Kit
 
 _KINDS = {
     "linux-x86_64": "Linux on a PC (x86-64)",

@@ -16,11 +16,11 @@ from operating_system import (
 )
 from packs import Worker, install_packs, trust_root, use_packs
 from places import Places, link_for_user, make_folder, write_atomically, write_starter
-from stick import Kit, check_whole, find_key, open_kit
 from talk import Talk, in_words, megabytes
 from trial import Answer, ask, look_at_computer
 
 from edgemed.errors import EdgemedError, UsageError
+from edgemed.kit_stick import Kit, check_whole, find_key, open_kit
 
 LOCK_NAME = ".lock"
 STEPS = 6

@@ -12,10 +12,11 @@ from app_build import clean_environment
 from kit_list import REFERENCE_KINDS
 from operating_system import sharing_lock
 from places import Places, python_of
-from stick import Kit
-from talk import Talk, megabytes, plain
+from talk import Talk, megabytes
 
 from edgemed.errors import EdgemedError
+from edgemed.kit_list import plain
+from edgemed.kit_stick import Kit
 
 ROOT = "root.json"
 _WORKER = Path(__file__).with_name("pack_worker.py").read_text(encoding="utf-8")

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from operating_system import WINDOWS, fsync_folder, venv_python
-from stick import disk_error
 
 from edgemed.checksums import sha256_of_file
 from edgemed.errors import StorageError
+from edgemed.kit_stick import disk_error
 
 INCOMING = ".incoming-"
 _OUTGOING = ".outgoing-"

@@ -7,10 +7,10 @@ from installation import LOCK_NAME
 from operating_system import data_folder, home_folder, locked
 from packs import Worker, check_references
 from places import Places, is_our_link_to, make_folder, problem_of, put_away, user_link, write_atomically
-from stick import disk_error
 from talk import Talk, megabytes
 
 from edgemed.errors import StorageError, UsageError
+from edgemed.kit_stick import disk_error
 
 _PROGRAM_DATA = (
     *("models", "reference_packs", "downloads", "updates", "prefix_states", "logs"),

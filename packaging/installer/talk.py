@@ -13,11 +13,6 @@ _LINE_EVERY_SECONDS = 20.0
 _LONG_SECONDS = 5.0
 
 
-def plain(text: str, most_letters: int = 300) -> str:
-    """Return text from a stick or a program as one line that a terminal can show."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:most_letters]
-
-
 def in_words(seconds: float) -> str:
     """Return a duration as people say it."""
     if seconds < 90:

@@ -11,9 +11,10 @@ from typing import Any
 from app_build import clean_environment
 from operating_system import sharing_lock
 from places import python_of
-from talk import Talk, plain
+from talk import Talk
 
 from edgemed.errors import EngineError
+from edgemed.kit_list import plain
 
 QUESTION = "What is anaemia?"
 _ANSWER_TOKENS = 32

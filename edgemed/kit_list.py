@@ -1,12 +1,14 @@
-"""kit.json as the installer reads it: plain JSON, for msgspec is not there yet (`edgemed/kit_format.py`)."""
+"""kit.json as the installer reads it: plain JSON, for msgspec is not there yet (`edgemed/kit_format.py`).
+
+The installer carries a copy of this file: it imports the standard library and `edgemed.checksums`, no more,
+and its sentences are English.
+"""
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from talk import plain
 
 from edgemed.checksums import KitDamaged
 
@@ -17,6 +19,11 @@ _SCHEMA_VERSION = 1
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,40}", re.ASCII)
 _PACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", re.ASCII)
 _PYTHON = re.compile(r"3\.[0-9]{1,2}", re.ASCII)
+
+
+def plain(text: str, most_letters: int = 300) -> str:
+    """Return text from a stick or a program as one line that a terminal can show."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:most_letters]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 Nothing here writes. `open_kit` believes only what the signed list SHA256SUMS vouches for; `check_whole` reads
 every file; `copy_checked` is the only way by which bytes of the stick come into an installation.
+
+Called by `edgemed kit` and by the installer, which carries a copy of this file: it imports the standard
+library and what else of edgemed the installer carries, and its sentences are English.
 """
 
 import hashlib
@@ -12,11 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import kit_list
-from kit_list import KIT_NAME, KitList
-
+from edgemed import kit_list
 from edgemed.checksums import SIGNATURE_NAME, SUMS_NAME, KitDamaged, parse_sums, sha256_of_file
 from edgemed.errors import EdgemedError, StorageError, UsageError
+from edgemed.kit_list import KIT_NAME, KitList
 from edgemed.minisign import PublicKey, parse_public_key, read_public_key, verify_bytes
 
 COPY_AGAIN = "Copy the kit again from where it came."
