@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from edgemed import __version__, operating_system
 from edgemed.cli_kit import kit_group
+from edgemed.cli_library import library_group
 from edgemed.cli_models import models_group
 from edgemed.command_line import (
     INTERRUPTED_EXIT_CODE,
@@ -186,7 +188,7 @@ def update(
     operating_system.raise_on_termination()
     if path is None:
         used = updates.roll_back()
-        write_json(used) if as_json else click.echo(_in_use_line(used.model, used.adapter))
+        write_json(used) if as_json else click.echo(_in_use_line(used.model, used.adapter, used.references))
         return
     done = updates.update_from(
         path, progress=percent_line("Copying"), notice=lambda sentence: click.echo(sentence, err=True)
@@ -201,7 +203,7 @@ def update(
         ):
             for name in names:
                 click.echo(f"{label}: {name}")
-        click.echo(_in_use_line(done.model, done.adapter))
+        click.echo(_in_use_line(done.model, done.adapter, done.references))
     for sentence in done.refused:
         click.echo(f"Not installed: {sentence}", err=True)
     if done.refused:
@@ -229,8 +231,9 @@ def _trust(path: Path, fingerprint: str | None, *, as_json: bool) -> None:
         click.echo("Updates of this headquarters are taken from now on.")
 
 
-def _in_use_line(model: str | None, adapter: str | None) -> str:
-    return f"In use: {model}" + (f" with the adapter {adapter}" if adapter else "")
+def _in_use_line(model: str | None, adapter: str | None, references: Sequence[str] | None) -> str:
+    model_words = f"{model}" + (f" with the adapter {adapter}" if adapter else "")
+    return "In use: " + ", ".join([model_words, *(references or ())])
 
 
 @cli.command()
@@ -252,6 +255,7 @@ def doctor(as_json: bool, prove_offline: bool) -> None:
 
 cli.add_command(models_group)
 cli.add_command(kit_group)
+cli.add_command(library_group)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -50,8 +50,8 @@ KEPT_VERSIONS = 2
 _MAX_MANIFEST_BYTES = 2**20
 _COPY_AGAIN = later("Copy the pack again from where it came.")
 REPAIR = later(
-    "Install the kit again, or take the update stick again: a damaged pack is replaced. If nobody needs it, "
-    "delete its folder in the folder reference_packs."
+    "Install the kit again, or take the update stick again: a damaged pack is replaced. If nobody needs it: "
+    "edgemed library remove NAME."
 )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from edgemed import doctor, reference_packs
+from edgemed.cli import cli
+from edgemed.command_line import run_command_line
 from edgemed.errors import ModelCorrupt, ModelNotFound, UpdateRefused, UsageError
 from edgemed.models import find_model, install_model
 from edgemed.paths import reference_packs_folder, settings_file, updates_folder
@@ -347,6 +349,26 @@ def test_the_doctor_lists_libraries_with_version_and_edition_and_finds_a_changed
 
 
 # What headquarters may publish.
+
+
+def test_staff_list_check_and_remove_libraries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: str) -> tuple[int, str, str]:
+        return run_command_line(cli, "edgemed", ["library", *words]), *capsys.readouterr()
+
+    assert run("list") == (0, "No library or rule set is installed.\n", "")
+    for version in (1, 2):
+        install_pack(written(tmp_path / f"v{version}", version=version))
+    change_settings(references=["guides-v2"])
+    listed = run("list")[1].splitlines()
+    assert listed[0].startswith("  guides-v1  library:") and listed[1].startswith("* guides-v2  library:")
+    assert run("verify") == (0, "ok       guides-v1\nok       guides-v2\n", "")
+    file = next(find_pack("guides-v1").folder.glob("*.txt"))
+    file.write_bytes(file.read_bytes().swapcase())
+    code, out, _err = run("verify")
+    assert code == 3 and out.splitlines()[0] == "ok       guides-v2" and f"{file} is damaged" in out
+    assert run("remove", "guides-v1") == (0, "Removed guides-v1.\n", "")
+    assert run("remove", "guides-v1")[0] == 3
+    assert [pack["manifest"]["name"] for pack in json.loads(run("list", "--json")[1])] == ["guides"]
 
 
 def _write(name: str, data: bytes) -> Callable[[Path], object]:

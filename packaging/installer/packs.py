@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from app_build import clean_environment
-from kit_list import REFERENCE_KINDS
 from operating_system import sharing_lock
 from places import Places, python_of
 from talk import Talk, megabytes
 
 from edgemed.errors import EdgemedError
-from edgemed.kit_list import plain
+from edgemed.kit_list import REFERENCE_KINDS, plain
 from edgemed.kit_stick import Kit
 
 ROOT = "root.json"
