@@ -12,6 +12,7 @@ import pytest
 
 from edgemed import paths
 from edgemed.engine import client
+from edgemed.engine.child import SPIN_COUNT
 from edgemed.engine.client import ChildEngine
 from edgemed.engine.messages import (
     AdapterFile,
@@ -100,6 +101,13 @@ def test_an_answer_comes_in_pieces_and_its_numbers_agree(engine: ChildEngine) ->
     assert 0 < answer.prefill_seconds <= answer.ttft_seconds
     readings = [event for event in events if isinstance(event, Reading)]
     assert readings[-1].read_tokens == readings[-1].prompt_tokens == answer.prompt_tokens
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="psutil reads the environment at the start on Linux")
+def test_how_long_threads_spin_is_set_before_the_engine_starts(engine: ChildEngine) -> None:
+    """On Windows libgomp does not see what the process sets for itself later."""
+    engine.wait_until_ready()
+    assert psutil.Process(engine.process_id).environ()["GOMP_SPINCOUNT"] == SPIN_COUNT
 
 
 def test_an_answer_ends_at_the_end_of_its_turn(engine: ChildEngine) -> None:

@@ -51,14 +51,14 @@ from edgemed.errors import EdgemedError, EngineError, ModelUnsupported, Question
 from edgemed.languages import text as _
 
 SPIN_COUNT = "100000"
-"""Bounds how long a thread of libgomp spins for the others; measured in docs/experiments.md."""
+"""Bounds how long a thread of libgomp spins for the others; measured in docs/experiments.md. The
+parent sets it as `GOMP_SPINCOUNT`: on Windows libgomp sees the environment of the process's start alone."""
 _LOOK_WHILE_IDLE_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.1
 
 
 def main(requests: Connection, replies: Connection, stop_byte: Any, load_request: bytes) -> None:
     """Load one model, then answer until the pipe closes."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when libgomp loads, with llama_cpp
     os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort must not start a debugger
     operating_system.ignore_termination_signals()
     operating_system.send_stderr_to_null()

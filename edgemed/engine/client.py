@@ -6,6 +6,7 @@ it keeps the text so far, says in plain words what happened, and has a new child
 
 import contextlib
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -374,6 +375,7 @@ class ChildEngine:
             name="edgemed-engine",
             daemon=True,
         )
+        os.environ.setdefault("GOMP_SPINCOUNT", engine_child.SPIN_COUNT)
         try:
             process.start()
         except OSError as error:
