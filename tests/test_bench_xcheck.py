@@ -16,29 +16,29 @@ from tests.shared_material import shared_path
 
 LM_EVAL = os.environ.get("EDGEMED_LM_EVAL")
 ITEMS = 150
-KNOWING_EPOCHS = 14
+KNOWING_ITEMS, KNOWING_EPOCHS = 50, 20
 SAME_SHARE = 0.995
 KERNELS_SHARE, KERNELS_NATS = 0.97, 0.25
 """What llama.cpp's rounding of activations may change: few choices, and only between near ties. The model of
 this test guesses; measured: 98.2 % and 99.0 %, ties of up to 0.13 nats (docs/benchmarks_lm_eval.md)."""
 
 
-@pytest.fixture(name="questions")
-def questions_file(tmp_path: Path) -> Path:
-    """Write the questions and the two tasks of lm-evaluation-harness."""
+def write_questions(folder: Path, items: int) -> Path:
+    """Write the questions, so many of each source, and the two tasks of lm-evaluation-harness."""
     if LM_EVAL is None:
         pytest.skip("EDGEMED_LM_EVAL does not name the Python of lm-evaluation-harness")
-    file = tmp_path / "questions.jsonl"
+    file = folder / "questions.jsonl"
     sources = [shared_path("data", f"{name}.jsonl.xz") for name in ("medmcqa_dev", "mmlu_med_test")]
-    assert lm_eval_check.write_questions(sources, ITEMS, file) == 2 * ITEMS
-    lm_eval_check.write_tasks(tmp_path, file)
+    assert lm_eval_check.write_questions(sources, items, file) == 2 * items
+    lm_eval_check.write_tasks(folder, file)
     return file
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("quantization_type", ["F16", "Q4_K_M"])
-def test_choices_are_those_of_lm_evaluation_harness(questions: Path, quantization_type: str) -> None:
+def test_choices_are_those_of_lm_evaluation_harness(tmp_path: Path, quantization_type: str) -> None:
+    questions = write_questions(tmp_path, ITEMS)
     packed = quantization_type != "F16"
     folder = shared_path("models", "edge-chat-8m")
     for task, found in _compare(folder, quantization_type, questions, unpacked=packed).items():
@@ -52,8 +52,9 @@ def test_choices_are_those_of_lm_evaluation_harness(questions: Path, quantizatio
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_quantized_model_that_knows_its_answers_is_not_decided_by_rounding(questions: Path) -> None:
-    knowing = questions.with_name("knowing")
+def test_a_quantized_model_that_knows_its_answers_is_not_decided_by_rounding(tmp_path: Path) -> None:
+    questions = write_questions(tmp_path, KNOWING_ITEMS)
+    knowing = tmp_path / "knowing"
     pairs = knowing_model.texts_of(questions)
     knowing_model.train(shared_path("models", "edge-chat-8m"), pairs, KNOWING_EPOCHS, knowing)
     for task, found in _compare(knowing, "Q4_K_M", questions, unpacked=False).items():
