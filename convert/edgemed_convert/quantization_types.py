@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from edgemed.errors import UsageError
-from edgemed.ggml_types import GGML_TYPES
+from edgemed.ggml_types import FILE_TYPES, GGML_TYPES
 
 UNQUANTIZED_TYPES = ("F32", "F16", "BF16")
 
@@ -46,45 +46,6 @@ QUANTIZATION_TYPES = {
     "Q1_0": "Q1_0",
     "MXFP4_MOE": "MXFP4",
 }
-# llama.h's numbers of what general.file_type claims.
-_FILE_TYPES = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4_MOE",
-    39: "NVFP4",
-    40: "Q1_0",
-    41: "Q2_0",
-}
 _ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
@@ -112,7 +73,7 @@ def parse_types(names: str | Sequence[str]) -> list[str]:
 
 def file_type_name(number: int) -> str:
     """Return llama.cpp's name for the number of a file's type (general.file_type)."""
-    return _FILE_TYPES.get(number, f"unknown type {number}")
+    return FILE_TYPES.get(number, f"unknown type {number}")
 
 
 def check_tensor_types(names: Iterable[str | None]) -> None:
