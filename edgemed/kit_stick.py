@@ -91,7 +91,7 @@ def open_kit(folder: Path, key: PublicKey | None, *, allow_unsigned: bool) -> Ki
     """
     if not (folder / SUMS_NAME).exists():
         missing = f"{SUMS_NAME} is missing in {folder}."
-        raise KitDamaged(missing, hint="Start the installer in the kit's own folder, or copy the kit again.")
+        raise KitDamaged(missing, hint="Name the kit's own folder, or copy the kit again.")
     raw = _read_small(folder / SUMS_NAME)
     signer = _check_signature(folder, raw, key, allow_unsigned=allow_unsigned)
     sums = parse_sums(raw)

@@ -143,7 +143,14 @@ def find_pack(name: str) -> InstalledPack:
                 _("The pack {name} is damaged. {problem}", name=name, problem=damaged.problem),
                 hint=_(REPAIR),
             )
-    raise ModelNotFound(_("No library or rule set {name} is installed.", name=name), hint=_(REPAIR))
+    raise _not_here(name)
+
+
+def _not_here(name: str) -> ModelNotFound:
+    return ModelNotFound(
+        _("No library or rule set {name} is installed.", name=name),
+        hint=_("edgemed library list shows what is there, with versions."),
+    )
 
 
 def find_sound(name: str, version: int, manifest_sha256: str) -> str | None:
@@ -321,7 +328,7 @@ def remove_pack(name: str) -> None:
         StorageError: the disk refuses.
     """
     if name not in folder_names():
-        raise ModelNotFound(_("No library or rule set {name} is installed.", name=name))
+        raise _not_here(name)
     with locked(reference_packs_folder()):
         remove_folder(reference_packs_folder() / name, _("Close edgemed, then try again."))
 
