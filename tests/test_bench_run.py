@@ -21,12 +21,12 @@ from edgemed_benchmarks.busy_core import busy_core
 from edgemed_benchmarks.interruption import Interruption
 from edgemed_benchmarks.journal import Journal, Run, read_run
 from edgemed_benchmarks.machine_side import MachineSide
-from edgemed_benchmarks.plan import Plan, make_plan
+from edgemed_benchmarks.plan import Plan, make_plan, plan_seconds
 from edgemed_benchmarks.run_settings import EnergyNeeds, Settings
 from edgemed_benchmarks.runner import BenchArm, Progress, Runner
 
 from edgemed import models
-from edgemed.engine.messages import Event, Piece, Reading, StopReason
+from edgemed.engine.messages import ChatMessage, Event, Finished, Piece, Reading, StopReason
 from edgemed.errors import EngineDied, FileInUse, ModelCorrupt, QuestionTooLong, Terminated
 from edgemed.records import Item, RunStart, Sample
 from edgemed.session import open_session
@@ -126,7 +126,8 @@ def test_a_run_asks_the_plan_and_nothing_else(tmp_path: Path) -> None:
     assert len(run.loads) == len(bench.plan.blocks) == len(bench.engines)
     assert all(engine.closed for engine in bench.engines)
     assert len(run.machines) == 1 and run.telemetry
-    assert bench.progress[-1].total == bench.planned and bench.progress[-1].seconds_left < 60
+    last = bench.progress[-1]
+    assert last.done == bench.planned - 1 and 0.9 < last.share < 1 and last.seconds_left < 60
 
 
 def test_each_load_is_followed_by_the_cold_question_and_a_discarded_one(tmp_path: Path) -> None:
@@ -156,6 +157,102 @@ def test_energy_is_measured_over_each_answer_of_its_suite(tmp_path: Path) -> Non
     with_energy = [sample for sample in bench.record.samples if sample.energy]
     assert {sample.suite for sample in with_energy} == {"energy"}
     assert len(with_energy) == bench.plan.counts["energy"] == bench.around.windows
+
+
+class PacedEngine(FakeEngine):
+    """Each answer takes its time, on a clock of its own."""
+
+    def __init__(self, clock: list[float], seconds_a_token: float, stop_at: float = float("inf")) -> None:
+        super().__init__()
+        self.clock, self.seconds_a_token, self.stop_at = clock, seconds_a_token, stop_at
+
+    def measure(self, messages: Sequence[ChatMessage], **options: Any) -> Iterator[Event]:
+        """Let the time pass that the answer takes."""
+        for event in super().measure(messages, **options):
+            assert isinstance(event, Finished) and event.answer.measurement
+            seconds = event.answer.generated_tokens * self.seconds_a_token
+            self.clock[0] += seconds
+            if self.clock[0] > self.stop_at:
+                raise ModelCorrupt("gone")
+            measured = msgspec.structs.replace(event.answer.measurement, end_ns=round(seconds * 1e9))
+            yield Finished(msgspec.structs.replace(event.answer, measurement=measured))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: round(now[0] * 1e9))
+    return now
+
+
+@pytest.mark.parametrize("pace", [0.5, 1.0, 1.7])
+def test_endurance_lasts_as_long_as_said_on_a_faster_and_on_a_slower_machine(
+    tmp_path: Path, clock: list[float], pace: float
+) -> None:
+    bench = Bench(tmp_path, suites=("endurance",), minutes=4)
+    planned = plan_seconds(bench.settings, bench.plan, bench.materials, [FAST])
+    assert 0.85 * 240 < planned < 240
+    assert bench.run(open_engine=lambda: PacedEngine(clock, pace / FAST.decode_rate))
+    assert clock[0] == pytest.approx(planned, rel=0.02)
+    asked = asked_of(bench.record)
+    assert set(asked.values()) == {1}
+    assert sum(asked.values()) == pytest.approx(bench.planned / pace, rel=0.1)
+    middle = bench.progress[len(bench.progress) // 2]
+    assert middle.share == pytest.approx(0.5, abs=0.03)
+    assert middle.seconds_left == pytest.approx(planned / 2, rel=0.1)
+
+
+def test_endurance_goes_on_for_the_rest_of_its_time(tmp_path: Path, clock: list[float]) -> None:
+    bench = Bench(tmp_path, suites=("endurance",), minutes=4)
+    pace = 0.5 / FAST.decode_rate
+    with pytest.raises(ModelCorrupt):
+        bench.run(open_engine=lambda: PacedEngine(clock, pace, stop_at=150.0))
+    assert bench.run(open_engine=lambda: PacedEngine(clock, pace))
+    assert clock[0] == pytest.approx(
+        plan_seconds(bench.settings, bench.plan, bench.materials, [FAST]), rel=0.02
+    )
+    assert (
+        set(asked_of(bench.record).values()) == {1} and sum(asked_of(bench.record).values()) > bench.planned
+    )
+    before = clock[0]
+    assert bench.run(open_engine=lambda: PacedEngine(clock, pace)) and clock[0] == before
+
+
+@pytest.mark.parametrize("pace", [0.3, 1.0])
+def test_a_window_of_energy_is_as_long_as_its_gauge_needs_it(
+    tmp_path: Path, clock: list[float], pace: float
+) -> None:
+    needs = EnergyNeeds(idle_seconds=0, window_seconds=60, each_answer=False)
+    bench = Bench(tmp_path, suites=("latency", "energy"), energy=needs)
+    opened, closed = [], []
+    bench.around.open_window = lambda: opened.append(clock[0])  # type: ignore[method-assign]
+    close = bench.around.close_window
+    bench.around.close_window = lambda: closed.append(clock[0]) or close()  # type: ignore[method-assign, func-returns-value]
+    # An answer of the fake is three tokens, of the plan a hundred.
+    assert bench.run(open_engine=lambda: PacedEngine(clock, pace * 100 / 3 / FAST.decode_rate))
+    ((began,), (ended,)) = opened, closed
+    assert 60 < ended - began < 80
+    assert [sample.suite for sample in bench.record.samples if sample.energy] == ["energy"]
+
+
+def test_what_is_too_long_is_told_once_and_not_asked_in_each_round(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    bench = Bench(tmp_path, suites=("endurance",), minutes=2)
+
+    class Refusing(PacedEngine):
+        def measure(self, messages: Sequence[ChatMessage], **options: Any) -> Iterator[Event]:
+            if (
+                options.get("past_end")
+                and messages[-1].content == bench.materials[0].items["latency"][1].question
+            ):
+                raise QuestionTooLong("too long")
+            return super().measure(messages, **options)
+
+    assert bench.run(open_engine=lambda: Refusing(clock, 1 / FAST.decode_rate))
+    assert [event.kind for event in bench.record.events] == ["skipped_item"]
+    assert clock[0] == pytest.approx(100, rel=0.1)
 
 
 def test_texts_can_be_left_out(tmp_path: Path) -> None:

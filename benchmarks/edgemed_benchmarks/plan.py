@@ -121,20 +121,38 @@ def plan_of(
     return Plan(list(_blocks(settings, materials, taken, rounds)), dict(counts), rounds, {})
 
 
-def block_seconds(settings: Settings, block: Block, material: Material, speed: Speed) -> float:
-    """Return how long a block will take, with its load and warm-up."""
-    asking = sum(ask_seconds(settings, ask, material, speed) for ask in block.asks)
-    idle = idle_seconds(settings) if any(ask.suite == "energy" for ask in block.asks) else 0.0
-    return speed.load_seconds + warm_up_seconds(settings, material, speed) + asking + idle
+def lasting_seconds(settings: Settings, block: Block, material: Material, speed: Speed) -> dict[Suite, float]:
+    """Return the time that a block gives to each suite that is measured over a stretch of time, in order."""
+    seconds: dict[Suite, float] = {}
+    for ask in block.asks:
+        if _is_lasting(settings, ask.suite):
+            seconds[ask.suite] = seconds.get(ask.suite, 0.0) + ask_seconds(settings, ask, material, speed)
+    return seconds
+
+
+def idle_seconds_of(settings: Settings, block: Block) -> float:
+    """Return for how long the machine does nothing in a block."""
+    return idle_seconds(settings) if any(ask.suite == "energy" for ask in block.asks) else 0.0
 
 
 def plan_seconds(
     settings: Settings, plan: Plan, materials: Sequence[Material], speeds: Sequence[Speed]
 ) -> float:
     """Return how long the whole plan will take."""
-    return sum(
-        block_seconds(settings, block, materials[block.arm], speeds[block.arm]) for block in plan.blocks
-    )
+    seconds = 0.0
+    for block in plan.blocks:
+        material, speed = materials[block.arm], speeds[block.arm]
+        seconds += speed.load_seconds + warm_up_seconds(settings, material, speed)
+        seconds += sum(ask_seconds(settings, ask, material, speed) for ask in block.asks)
+        seconds += idle_seconds_of(settings, block)
+    return seconds
+
+
+def _is_lasting(settings: Settings, suite: Suite) -> bool:
+    """Whether a suite is measured over a stretch of time, not over so many answers."""
+    needs = settings.energy
+    has_one_window = not isinstance(needs, str) and not needs.each_answer
+    return suite == "endurance" or (suite == "energy" and has_one_window)
 
 
 def _lists(

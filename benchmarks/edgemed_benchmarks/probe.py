@@ -1,5 +1,7 @@
 """A quarter of a minute before the run: how fast is this model here? The estimate stands on it."""
 
+import itertools
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -24,7 +26,8 @@ ENOUGH_ANSWERS = 3
 """Of a suite: fewer say little about how long its answers are."""
 _LONG_ENOUGH_CHARACTERS = 250
 """About 64 tokens: less says little about the prefill."""
-_MOST_ANSWERS = 36
+_ENOUGH_IN_ALL = 36
+"""Answers: a probe that need not last goes no further."""
 
 
 class ProbedEngine(StoppableEngine, Protocol):
@@ -41,11 +44,19 @@ class _Asked(NamedTuple):
     """From the question to the end of the answer, as this process saw it."""
 
 
-def probe(engine: ProbedEngine, material: Material, items: Sequence[Item]) -> Speed:
-    """Load the model, read and write a little; on a fast machine also some whole answers.
+def probe(
+    engine: ProbedEngine,
+    material: Material,
+    items: Sequence[Item],
+    *,
+    lasting_seconds: float = PROBE_SECONDS,
+) -> Speed:
+    """Load the model, read and write a little; on a fast machine also whole answers, again and again.
 
     Args:
         items: what is asked when the material has nothing that is answered in words.
+        lasting_seconds: for which a machine is watched that has given answers enough before: a shared or a
+            busy one is now faster, now slower.
 
     Raises:
         EdgemedError: as the engine says.
@@ -54,14 +65,15 @@ def probe(engine: ProbedEngine, material: Material, items: Sequence[Item]) -> Sp
     started = time.monotonic()
     engine.wait_until_ready()
     load_seconds = time.monotonic() - started
-    ends_at = time.monotonic() + PROBE_SECONDS
+    began_at = time.monotonic()
+    ends_at, lasts_until = began_at + PROBE_SECONDS, began_at + lasting_seconds
     by_suite = free_items(material.items) or {"latency": list(items)}
     items = [item for each in by_suite.values() for item in each]
     prompt = min(items, key=lambda item: abs(len(item.question) - _LONG_ENOUGH_CHARACTERS))
     # The first answer also saves the prefix, and touches what is not in memory yet.
     _short(engine, manifest, min(items, key=lambda item: len(item.question)), 1)
     asked = [_short(engine, manifest, prompt, SHORT_ANSWER_TOKENS)]
-    whole = _whole_answers(engine, manifest, by_suite, ends_at)
+    whole = _whole_answers(engine, manifest, by_suite, ends_at, lasts_until)
     asked += [each for answers in whole.values() for each in answers]
     read_tokens = [max(1, each.answer.prompt_tokens - each.answer.reused_tokens) for each in asked]
     known = material.reference.answer_tokens if material.reference else {}
@@ -87,14 +99,19 @@ def probe(engine: ProbedEngine, material: Material, items: Sequence[Item]) -> Sp
 
 
 def _lengths(asked: Sequence[_Asked]) -> list[int]:
-    """Return the lengths of the answers; one that was cut is as long as a usual one at least."""
-    lengths = [
-        each.answer.generated_tokens
-        if _has_ended(each)
-        else max(each.answer.generated_tokens, USUAL_ANSWER_TOKENS)
+    """Return the lengths of the answers, each question's once.
+
+    Of a few answers a cut one counts too, as long as a usual one at least.
+    """
+    ended = {each.item.id: each.answer.generated_tokens for each in asked if _has_ended(each)}
+    if len(ended) >= ENOUGH_ANSWERS:
+        return list(ended.values())
+    cut = {
+        each.item.id: max(each.answer.generated_tokens, USUAL_ANSWER_TOKENS)
         for each in asked
-    ]
-    return lengths or [USUAL_ANSWER_TOKENS]
+        if not _has_ended(each)
+    }
+    return list((cut | ended).values()) or [USUAL_ANSWER_TOKENS]
 
 
 def _has_ended(asked: _Asked) -> bool:
@@ -128,18 +145,17 @@ def _whole_answers(
     manifest: ModelManifest,
     by_suite: Mapping[Suite, Sequence[Item]],
     ends_at: float,
+    lasts_until: float,
 ) -> dict[Suite, list[_Asked]]:
     """Return the answers that there was time for, of each suite about as many; the last one may be cut."""
-    most = _MOST_ANSWERS // len(by_suite)
+    chance = random.Random(0)
     answers: dict[Suite, list[_Asked]] = {suite: [] for suite in by_suite}
     pairs = in_turn(
-        [
-            [(suite, item) for item in items[:: max(1, len(items) // most)][:most]]
-            for suite, items in by_suite.items()
-        ]
+        [[(suite, item) for item in chance.sample(items, len(items))] for suite, items in by_suite.items()]
     )
-    for suite, item in pairs:
-        if time.monotonic() > ends_at:
+    for number, (suite, item) in enumerate(itertools.cycle(pairs)):
+        now = time.monotonic()
+        if now > ends_at or (number >= _ENOUGH_IN_ALL and now > lasts_until):
             break
         try:
             answers[suite].append(_whole_answer(engine, manifest, item, ends_at))

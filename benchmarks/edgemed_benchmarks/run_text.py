@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
+from edgemed.records import Suite
 from edgemed.terminal_text import clean
+from edgemed_benchmarks.plan import lasting_seconds
 from edgemed_benchmarks.runner import Progress
 from edgemed_benchmarks.starting import Prepared
 
@@ -23,8 +25,15 @@ def plan_lines(prepared: Prepared, labels: Sequence[str]) -> list[str]:
             f"{_rate(speed.decode_rate)} tokens/s here"
         )
     plan = prepared.plan
+    lasting: dict[Suite, float] = {}
+    for block in plan.blocks:
+        arm_material, arm_speed = prepared.materials[block.arm], prepared.speeds[block.arm]
+        lasting.update(lasting_seconds(prepared.settings, block, arm_material, arm_speed))
     each = " for each model" if len(labels) > 1 else ""
-    counts = ", ".join(f"{count} {suite}" for suite, count in plan.counts.items())
+    counts = ", ".join(
+        f"{count} {suite}" + (f" (about, for {readable_seconds(lasting[suite])})" if suite in lasting else "")
+        for suite, count in plan.counts.items()
+    )
     lines.append(f"Questions{each}: {counts}.")
     lines += [f"Left out: {suite} ({reason})." for suite, reason in plan.skipped.items()]
     if not all(speed.answers_known for speed in prepared.speeds):
@@ -58,9 +67,8 @@ class ProgressLine:
 
     def __call__(self, progress: Progress) -> None:
         """Show how far the run is."""
-        percent = 100 * progress.done // max(1, progress.total)
         left = f", about {readable_seconds(progress.seconds_left)} left" if progress.done else ""
-        self._show(f"{progress.done}/{progress.total} ({percent} %){left}: {progress.what}")
+        self._show(f"{progress.share:.0%} ({progress.done} answers){left}: {progress.what}")
 
     def step(self, words: str) -> None:
         """Show what is going on before the run."""

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple, Protocol
 from edgemed import machine
 from edgemed.errors import EdgemedError, EngineDied, QuestionTooLong, StorageError, Terminated
 from edgemed.records import Energy, Load, Machine, RunEnd, RunEvent, Sample, Telemetry, Validity
+from edgemed_benchmarks.agenda import Agenda
 from edgemed_benchmarks.asking import WARM_UP, BenchedEngine, ask_engine, warm_up_ask
 from edgemed_benchmarks.asks import Ask, Speed, key_of
 from edgemed_benchmarks.estimate import ask_seconds, has_time_to_idle, warm_up_seconds
+from edgemed_benchmarks.forecast import Forecast
 from edgemed_benchmarks.interruption import Interruption
 from edgemed_benchmarks.journal import Journal
 from edgemed_benchmarks.outcome import Outcome
-from edgemed_benchmarks.plan import Block, Plan, block_seconds
+from edgemed_benchmarks.plan import Block, Plan, idle_seconds_of, lasting_seconds, plan_seconds
 from edgemed_benchmarks.run_settings import Material, Settings
 from edgemed_benchmarks.telemetry import Point
 
@@ -83,7 +85,9 @@ class Progress(NamedTuple):
     """How far a run is."""
 
     done: int
-    total: int
+    """Questions."""
+    share: float
+    """Of the whole run's time, from 0 to 1."""
     seconds_left: float
     what: str
 
@@ -108,19 +112,16 @@ class Runner:
         self._around, self._keep_texts, self._on_progress = surroundings, keep_texts, on_progress
         self._done = {key_of(sample) for sample in before if not sample.warm_up}
         self._verdicts = [sample.validity.verdict for sample in before if not sample.warm_up]
-        self._total = sum(len(block.asks) for block in plan.blocks)
+        self._before = before
         self._deaths = 0
-        self._described = False
+        self._described = self._has_idled = self._window_is_open = False
         # What a run that goes on has left to do is less, but its time is the same: it may have slept before.
         self._ends_at = time.monotonic() + settings.minutes * 60
-        self._forecast = _Forecast(
-            sum(
-                block_seconds(
-                    settings, Block(block.arm, left), arms[block.arm].material, arms[block.arm].speed
-                )
-                for number, block in enumerate(plan.blocks)
-                if (left := self._left(number, block))
-            )
+        self._forecast = Forecast()
+        for number, block in enumerate(plan.blocks):
+            self._forecast.expect(*self._block_seconds(number, block))
+        self._whole_seconds = plan_seconds(
+            settings, plan, [arm.material for arm in arms], [arm.speed for arm in arms]
         )
 
     def run(self, interruption: Interruption) -> bool:
@@ -134,7 +135,7 @@ class Runner:
             finished = all(
                 self._run_block(number, block, interruption)
                 for number, block in enumerate(self._plan.blocks)
-                if self._left(number, block)
+                if self._agenda(number, block).peek()
             )
         except KeyboardInterrupt:
             self._note("interrupted", "from the keyboard")
@@ -162,12 +163,37 @@ class Runner:
         )
         return finished
 
-    def _left(self, number: int, block: Block) -> list[Ask]:
-        return [ask for ask in block.asks if (number, block.arm, ask) not in self._done]
+    def _agenda(self, number: int, block: Block) -> Agenda:
+        """Return what is left to ask in a block."""
+        arm = self._arms[block.arm]
+        lasting = lasting_seconds(self._settings, block, arm.material, arm.speed)
+        before = [each for each in self._before if (each.block, each.arm) == (number, block.arm)]
+        if any(each.energy or each.suite == "endurance" for each in before):
+            # A window that was not closed is worth nothing; one that was closed is not opened again.
+            lasting = {suite: 0.0 if suite == "energy" else seconds for suite, seconds in lasting.items()}
+        if "endurance" in lasting:
+            spent = sum(
+                each.times.end_ns / 1e9 + arm.speed.overhead_seconds
+                for each in before
+                if each.suite == "endurance"
+            )
+            lasting["endurance"] = max(0.0, lasting["endurance"] - spent)
+        done = {ask for block_number, _arm, ask in self._done if block_number == number}
+        return Agenda(block.asks, lasting, done, lambda ask: self._seconds(ask, arm))
+
+    def _block_seconds(self, number: int, block: Block) -> tuple[float, float]:
+        """Return what is left of a block: what stands on the probe, and what lasts in any case."""
+        agenda, arm = self._agenda(number, block), self._arms[block.arm]
+        if agenda.peek() is None:
+            return 0.0, 0.0
+        asking, lasting = agenda.seconds()
+        loading = arm.speed.load_seconds + warm_up_seconds(self._settings, arm.material, arm.speed)
+        return loading + asking, lasting + idle_seconds_of(self._settings, block)
 
     def _run_block(self, number: int, block: Block, interruption: Interruption) -> bool:
         """Return whether there was time for all of it."""
-        arm, asks = self._arms[block.arm], self._left(number, block)
+        arm, agenda = self._arms[block.arm], self._agenda(number, block)
+        self._has_idled = self._window_is_open = False
         self._show(f"{arm.label}, loading")
         with contextlib.ExitStack() as stack:
             with interruption.waiting():
@@ -184,15 +210,14 @@ class Runner:
             self._forecast.passed(arm.speed.load_seconds)
             self._describe(engine, arm)
             warm_up = warm_up_ask(arm.material)
-            if warm_up is not None:
-                # The cold question comes before anything else.
-                place = 1 if asks[0].condition.startswith("cold") else 0
-                asks = [*asks[:place], warm_up, *asks[place:]]
-            for place, ask in enumerate(asks):
+            while ask := agenda.peek():
+                if warm_up and not ask.condition.startswith("cold"):
+                    # The cold question comes before anything else.
+                    ask, warm_up = warm_up, None
                 if self._is_late(ask, arm):
                     return False
                 self._show(f"{arm.label}, {ask.suite}")
-                self._ask(engine, number, block.arm, asks, place, interruption)
+                self._ask(engine, number, block.arm, ask, agenda, interruption)
         return True
 
     def _describe(self, engine: BenchedEngine, arm: BenchArm) -> None:
@@ -215,14 +240,16 @@ class Runner:
         engine: BenchedEngine,
         number: int,
         arm_number: int,
-        asks: Sequence[Ask],
-        place: int,
+        ask: Ask,
+        agenda: Agenda,
         interruption: Interruption,
     ) -> None:
         """Ask one question and write what came of it."""
-        ask, arm = asks[place], self._arms[arm_number]
+        arm = self._arms[arm_number]
         if ask.suite == "energy":
-            self._open_window(asks, place, interruption)
+            self._open_window(interruption)
+        if ask.condition != WARM_UP:
+            agenda.take()
         self._around.begin(engine.process_id)
         started = time.monotonic_ns()
         try:
@@ -231,12 +258,16 @@ class Runner:
         except QuestionTooLong:
             self._note("skipped_item", f"{ask.item_id} is too long for {arm.label}")
             self._done.add((number, arm_number, ask))
+            agenda.leave_out(ask)
             return
         except EngineDied as error:
             self._died(error)
             return
         finally:
-            self._forecast.passed(self._seconds(ask, arm))
+            if agenda.lasts(ask):
+                self._forecast.lasted((time.monotonic_ns() - started) / 1e9)
+            else:
+                self._forecast.passed(self._seconds(ask, arm))
         validity = self._around.end(
             wall_ns=time.monotonic_ns() - started,
             engine_cpu_ns=outcome.times.cpu_ns,
@@ -247,9 +278,10 @@ class Runner:
         )
         interruption.raise_if_wished()
         energy = None
-        if self._closes_window(asks, place):
+        if self._window_is_open and self._closes_window(agenda):
             with interruption.waiting():
                 energy = self._around.close_window()
+            self._window_is_open = False
             if energy is None:
                 self._note("no_energy", self._around.energy_refusal)
         self._write(number, arm_number, ask, outcome, validity, energy)
@@ -258,24 +290,20 @@ class Runner:
         else:
             self._deaths = 0
 
-    def _open_window(self, asks: Sequence[Ask], place: int, interruption: Interruption) -> None:
+    def _open_window(self, interruption: Interruption) -> None:
         needs = self._settings.energy
-        if isinstance(needs, str):
+        if isinstance(needs, str) or self._window_is_open:
             return
-        first = place == 0 or asks[place - 1].suite != "energy"
-        if first and has_time_to_idle(self._settings):
-            with interruption.waiting():
+        with interruption.waiting():
+            if not self._has_idled and has_time_to_idle(self._settings):
                 self._around.measure_idle(needs.idle_seconds)
-        if first or self._closes_window(asks, place - 1):
-            with interruption.waiting():
-                self._around.open_window()
+                self._forecast.lasted(needs.idle_seconds)
+            self._around.open_window()
+        self._has_idled = self._window_is_open = True
 
-    def _closes_window(self, asks: Sequence[Ask], place: int) -> bool:
-        needs = self._settings.energy
-        if asks[place].suite != "energy" or isinstance(needs, str):
-            return False
-        last = place + 1 == len(asks) or asks[place + 1].suite != "energy"
-        return last or needs.each_answer
+    def _closes_window(self, agenda: Agenda) -> bool:
+        needs, following = self._settings.energy, agenda.peek()
+        return isinstance(needs, str) or needs.each_answer or following is None or following.suite != "energy"
 
     def _write(
         self,
@@ -322,27 +350,9 @@ class Runner:
 
     def _show(self, what: str) -> None:
         if self._on_progress:
-            self._on_progress(Progress(len(self._done), self._total, self._forecast.seconds_left(), what))
-
-
-class _Forecast:
-    """The time left, corrected by how wrong the estimate has been so far."""
-
-    def __init__(self, planned_seconds: float) -> None:
-        self._planned_seconds = self._left_seconds = planned_seconds
-        self._started = time.monotonic()
-
-    def passed(self, planned_seconds: float) -> None:
-        """Note that a piece of the plan is done."""
-        self._left_seconds = max(0.0, self._left_seconds - planned_seconds)
-
-    def seconds_left(self) -> float:
-        """Return the time left, in seconds."""
-        done = self._planned_seconds - self._left_seconds
-        # As if the first part of the plan had gone as planned: one slow load must not double the rest.
-        trusted = 0.1 * self._planned_seconds
-        factor = (time.monotonic() - self._started + trusted) / (done + trusted) if done else 1.0
-        return self._left_seconds * factor
+            left = self._forecast.seconds_left()
+            share = 1 - min(1.0, self._forecast.planned_left() / max(self._whole_seconds, 1e-9))
+            self._on_progress(Progress(len(self._done), share, left, what))
 
 
 def _with_resume(error: EdgemedError, journal: Journal) -> EdgemedError:

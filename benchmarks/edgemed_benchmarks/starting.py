@@ -20,11 +20,13 @@ from edgemed_benchmarks.interruption import Interruption
 from edgemed_benchmarks.item_files import ItemSet, find_item_set, shipped_sets
 from edgemed_benchmarks.overhead import Overhead
 from edgemed_benchmarks.plan import Plan, make_plan, plan_seconds
-from edgemed_benchmarks.probe import probe
+from edgemed_benchmarks.probe import PROBE_SECONDS, probe
 from edgemed_benchmarks.run_settings import MINUTES, SUITES, EnergyNeeds, Material, Settings
 
 NO_OVERHEAD = Overhead(0.0, 0.0)
 _SHORT_LOAD_SECONDS = 2.0
+_PROBE_SHARE = 1 / 40
+"""Of the run's time: on a fast machine a probe lasts no longer."""
 _ASK_LATENCY_ITEMS = {"latency", "energy", "endurance"}
 
 
@@ -96,7 +98,7 @@ def prepare(
     speeds = []
     for model, material in zip(chosen, materials, strict=True):
         on_step(f"{model.name}: seeing how fast it is here")
-        found = _probe(options, model, material, sets, interruption)
+        found = _probe(options, model, material, sets, interruption, settings.minutes)
         speeds.append(
             msgspec.structs.replace(
                 found,
@@ -207,11 +209,17 @@ def _probe(
     material: Material,
     sets: Sequence[ItemSet],
     interruption: Interruption,
+    minutes: float,
 ) -> Speed:
     with interruption.waiting():
         engine = open_arm(options, model)
         try:
-            found = probe(engine, material, [item for each in sets for item in each.items])
+            found = probe(
+                engine,
+                material,
+                [item for each in sets for item in each.items],
+                lasting_seconds=min(PROBE_SECONDS, _PROBE_SHARE * 60 * minutes),
+            )
         finally:
             engine.close()
         if found.load_seconds < _SHORT_LOAD_SECONDS:
