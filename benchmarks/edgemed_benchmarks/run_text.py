@@ -68,7 +68,7 @@ class ProgressLine:
     def __call__(self, progress: Progress) -> None:
         """Show how far the run is."""
         left = f", about {readable_seconds(progress.seconds_left)} left" if progress.done else ""
-        self._show(f"{progress.share:.0%} ({progress.done} answers){left}: {progress.what}")
+        self._show(f"{100 * progress.share:.0f} % ({progress.done} answers){left}: {progress.what}")
 
     def step(self, words: str) -> None:
         """Show what is going on before the run."""
