@@ -12,6 +12,7 @@ from edgemed_benchmarks.compare_values import run_arms
 from edgemed_benchmarks.errors import RecordError
 from edgemed_benchmarks.item_files import shipped_sets
 from edgemed_benchmarks.journal import Run, read_run
+from edgemed_benchmarks.long_run import endurance
 from edgemed_benchmarks.pack import prepare_pack, write_pack
 from edgemed_benchmarks.pack_format import (
     LARGEST_PACK_BYTES,
@@ -205,6 +206,35 @@ def test_a_night_of_three_models_fits_into_a_pack(tmp_path: Path) -> None:
     assert len(prepared.data) <= LARGEST_PACK_BYTES
     assert not prepared.thinning.text_hashes
     assert "768 quality" in prepared.contents[1], "the quality samples had to go"
+
+
+def test_an_hour_of_a_fast_machine_fits_into_a_pack_and_keeps_its_trend(tmp_path: Path) -> None:
+    run = MadeUpRun()
+    run.machine()
+    run.load()
+    for number in range(9000):
+        run.sample(
+            f"l{number % 48}",
+            suite="endurance",
+            tokens=16,
+            first_seconds=run.chance.uniform(0.01, 0.03),
+            token_seconds=0.001 * (1 + number / 30_000) * run.chance.uniform(0.8, 1.2),
+            condition="forced:16",
+            prompt_sha256=f"{number % 48:064x}",
+            repetition=number // 48,
+        )
+    run.end()
+    path = run.write(tmp_path / "hour.jsonl")
+    prepared = prepare_pack([path])
+    assert len(prepared.data) <= LARGEST_PACK_BYTES
+    [(packed, _scores)] = read_runs(write_pack(prepared, tmp_path / "hour"))
+    before, after = (
+        {measure.key: measure.estimate.value for measure in endurance(each.samples)}
+        for each in (read_run(path), packed)
+    )
+    assert before["endurance_change"] is not None and before["endurance_change"] < -0.1
+    assert after["endurance_change"] == pytest.approx(before["endurance_change"], abs=0.02)
+    assert after["endurance_seconds"] == pytest.approx(before["endurance_seconds"], rel=0.01)
 
 
 def test_several_runs_and_packs_go_into_one_pack_each_run_once(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ class Thinning(NamedTuple):
     """So many token times in turn become their mean, written so many times; 0: all of an answer."""
     telemetry_lines: int
     """Of a run, at most, evenly spread."""
+    endurance_samples: int
+    """Of an arm, at most, evenly spread: the trend stays."""
     text_hashes: bool
     """Whether the SHA-256 of each answer stays."""
     counters: bool
@@ -47,6 +49,7 @@ class Thinning(NamedTuple):
         groups = "of each answer" if many == 0 else f"in groups of {many}"
         parts = [f"tokens averaged {groups}"] if many != 1 else []
         parts.append(f"telemetry {self.telemetry_lines} lines")
+        parts.append(f"endurance {self.endurance_samples} answers")
         if not self.counters:
             parts.append("counters left out")
         if not self.scored_samples:
@@ -57,12 +60,12 @@ class Thinning(NamedTuple):
 
 
 LEVELS = (
-    Thinning(1, 300, text_hashes=True, counters=True),
-    Thinning(4, 150, text_hashes=True, counters=True),
-    Thinning(16, 60, text_hashes=False, counters=True),
-    Thinning(0, 30, text_hashes=False, counters=False),
-    Thinning(0, 0, text_hashes=False, counters=False, roughly=True),
-    Thinning(0, 0, text_hashes=False, counters=False, scored_samples=False),
+    Thinning(1, 300, 600, text_hashes=True, counters=True),
+    Thinning(4, 150, 450, text_hashes=True, counters=True),
+    Thinning(16, 60, 300, text_hashes=False, counters=True),
+    Thinning(0, 30, 180, text_hashes=False, counters=False),
+    Thinning(0, 0, 90, text_hashes=False, counters=False, roughly=True),
+    Thinning(0, 0, 90, text_hashes=False, counters=False, scored_samples=False),
 )
 """Tried in turn until the pack is small enough."""
 
@@ -70,11 +73,17 @@ LEVELS = (
 def thin(records: Sequence[Record], thinning: Thinning) -> list[Record]:
     """Return what is left of a run's records, in their order, and an event at its end that says so."""
     telemetry = [record for record in records if isinstance(record, Telemetry)]
-    kept = {id(record) for record in _spread(telemetry, thinning.telemetry_lines)}
+    left_out = _ids_of_others(telemetry, thinning.telemetry_lines)
+    by_arm: dict[int, list[Sample]] = {}
+    for record in records:
+        if isinstance(record, Sample) and record.suite == "endurance":
+            by_arm.setdefault(record.arm, []).append(record)
+    for samples in by_arm.values():
+        left_out |= _ids_of_others(samples, thinning.endurance_samples)
     thinned = [
         _thinned(record, thinning)
         for record in records
-        if not _left_out(record, thinning) and (not isinstance(record, Telemetry) or id(record) in kept)
+        if not _left_out(record, thinning) and id(record) not in left_out
     ]
     last = records[-1]
     event = RunEvent(
@@ -169,7 +178,9 @@ def _moment(at_ns: int) -> int:
     return at_ns // MOMENT_NS * MOMENT_NS
 
 
-def _spread(telemetry: Sequence[Telemetry], most: int) -> list[Telemetry]:
-    if len(telemetry) <= most:
-        return list(telemetry)
-    return [telemetry[place * len(telemetry) // most] for place in range(most)]
+def _ids_of_others(records: Sequence[Record], most: int) -> set[int]:
+    """Return the ids of all but so many, which are evenly spread; the first and the last are among these."""
+    if len(records) <= most:
+        return set()
+    kept = {place * (len(records) - 1) // max(1, most - 1) for place in range(most)}
+    return {id(record) for place, record in enumerate(records) if place not in kept}
