@@ -19,6 +19,8 @@ from edgemed_benchmarks.telemetry import Point, Telemetry
 from edgemed_benchmarks.watch import Watch
 
 _LOOK_EVERY_SECONDS = 5.0
+_READ_NOW = "What does the meter read now (like 1234.5 Wh or 1.2345 kWh)?"
+_READ_AGAIN = "And what does the meter read now?"
 
 
 class MachineSide:
@@ -44,7 +46,7 @@ class MachineSide:
         self._looked_at = time.monotonic()
         self._on_mains = machine.on_mains()
         if read_meter is not None:
-            self._reading = MeterReading(read_meter("What does the meter read now?"))
+            self._reading = MeterReading(read_meter(_READ_NOW))
             self._meter = Meter(self._reading)
             return
         chosen = choose(battery_watt_hours=battery_watt_hours)
@@ -141,20 +143,20 @@ class MachineSide:
     def measure_idle(self, seconds: float) -> None:
         """Learn what energy the machine uses while it does nothing."""
         if self._meter is not None:
-            self._ask_meter("What does the meter read now?")
+            self._ask_meter(_READ_NOW)
             self._meter.measure_idle(seconds, sleep=self._idle)
 
     def open_window(self) -> None:
         """Begin to measure energy."""
         if self._meter is not None:
-            self._ask_meter("What does the meter read now?")
+            self._ask_meter(_READ_NOW)
             self._meter.start()
 
     def close_window(self) -> Energy | None:
         """Return the energy since `open_window`; None where it cannot be known, and `energy_refusal` why."""
         if self._meter is None:
             return None
-        self._ask_meter("And what does the meter read now?")
+        self._ask_meter(_READ_AGAIN)
         return self._meter.finish()
 
     @property
@@ -168,7 +170,7 @@ class MachineSide:
 
     def _idle(self, seconds: float) -> None:
         time.sleep(seconds)
-        self._ask_meter("And what does the meter read now?")
+        self._ask_meter(_READ_AGAIN)
 
     def _ask_meter(self, question: str) -> None:
         if self._reading is None or self._read_meter is None:

@@ -31,7 +31,9 @@ def plan_lines(prepared: Prepared, labels: Sequence[str]) -> list[str]:
         lasting.update(lasting_seconds(prepared.settings, block, arm_material, arm_speed))
     each = " for each model" if len(labels) > 1 else ""
     counts = ", ".join(
-        f"{count} {suite}" + (f" (about, for {readable_seconds(lasting[suite])})" if suite in lasting else "")
+        f"{suite} for {readable_seconds(lasting[suite])} (about {count})"
+        if suite in lasting
+        else f"{count} {suite}"
         for suite, count in plan.counts.items()
     )
     lines.append(f"Questions{each}: {counts}.")
