@@ -235,6 +235,10 @@ def test_an_hour_of_a_fast_machine_fits_into_a_pack_and_keeps_its_trend(tmp_path
     assert before["endurance_change"] is not None and before["endurance_change"] < -0.1
     assert after["endurance_change"] == pytest.approx(before["endurance_change"], abs=0.02)
     assert after["endurance_seconds"] == pytest.approx(before["endurance_seconds"], rel=0.01)
+    said = packed.events[-1].detail
+    again = write_pack(prepare_pack([tmp_path / f"hour{SUFFIX}"]), tmp_path / "again")
+    repeated = next(event for event in read_pack(again).runs[0].events if event.kind == "packed").detail
+    assert "endurance" in said and repeated.split() == said.replace(",", "").split()
 
 
 def test_several_runs_and_packs_go_into_one_pack_each_run_once(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from edgemed_benchmarks.runner import BenchArm, Progress, Runner
 from edgemed import models
 from edgemed.engine.messages import ChatMessage, Event, Finished, Piece, Reading, StopReason
 from edgemed.errors import EngineDied, FileInUse, ModelCorrupt, QuestionTooLong, Terminated
-from edgemed.records import Item, RunStart, Sample
+from edgemed.records import Energy, Item, RunStart, Sample
 from edgemed.session import open_session
 from tests.bench_fakes import FAST, FakeEngine, FakeSurroundings, fake_material
 from tests.test_bench_journal import start_fields
@@ -226,9 +226,16 @@ def test_a_window_of_energy_is_as_long_as_its_gauge_needs_it(
     needs = EnergyNeeds(idle_seconds=0, window_seconds=60, each_answer=False)
     bench = Bench(tmp_path, suites=("latency", "energy"), energy=needs)
     opened, closed = [], []
-    bench.around.open_window = lambda: opened.append(clock[0])  # type: ignore[method-assign]
-    close = bench.around.close_window
-    bench.around.close_window = lambda: closed.append(clock[0]) or close()  # type: ignore[method-assign, func-returns-value]
+
+    class Watched(FakeSurroundings):
+        def open_window(self) -> None:
+            opened.append(clock[0])
+
+        def close_window(self) -> Energy | None:
+            closed.append(clock[0])
+            return super().close_window()
+
+    bench.around = Watched()
     # An answer of the fake is three tokens, of the plan a hundred.
     assert bench.run(open_engine=lambda: PacedEngine(clock, pace * 100 / 3 / FAST.decode_rate))
     ((began,), (ended,)) = opened, closed

@@ -74,8 +74,8 @@ _EVENTS = """
     preflight estimate skipped_suite packed
 """
 _DETAILS = """
-    mains battery to tokens averaged in groups of each answer telemetry lines counters quality and safety
-    samples with fewer digits left out
+    mains battery to tokens averaged in groups of each answer telemetry lines endurance answers counters
+    quality and safety samples with fewer digits left out
 """
 _OBSTACLES = """
     battery_low on_battery power_saver little_memory swap_in_use busy clock_insane disk_full undervoltage
